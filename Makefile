@@ -1,0 +1,63 @@
+# make serve   the service on http://127.0.0.1:8000; PORT=8001 for another; Ctrl-C ends it
+# make test    lint, types and the whole suite
+# The rest: make lint types unit bench clean
+
+# PYTHON is only used to make .venv. GPU=1 installs the CUDA build of ONNX Runtime, GPU=0 the CPU
+# build; unset: whether nvidia-smi answers.
+PYTHON ?= python3
+PORT ?=
+GPU ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo 0)
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-gpu$(GPU)
+SHIMS := ./packaging/opencv-python $(if $(filter 1,$(GPU)),./packaging/onnxruntime)
+INPUTS := pyproject.toml constraints.txt $(wildcard packaging/*/pyproject.toml)
+
+.PHONY: serve test check-environment lint types unit pytest bench clean
+
+serve: $(STAMP)
+	@exec $(BIN)/facegraph serve $(if $(PORT),--port $(PORT))
+
+test: lint types pytest
+
+pytest: $(STAMP)
+	$(BIN)/facegraph models pull opencv
+	$(BIN)/python -m pytest
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest tests/unit
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/facegraph check serve_config.yaml
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+
+# The two builds of ONNX Runtime own the same files, so the old one goes before the other comes.
+$(STAMP): $(INPUTS)
+	@$(MAKE) --no-print-directory check-environment
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/.installed-*
+	@echo "installing into $(VENV) (GPU=$(GPU)); the first time takes a minute or two"
+	@test -z "$$(ls $(VENV)/lib*/python3.*/site-packages 2>/dev/null | grep '^onnxruntime')" || \
+	  $(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  $(SHIMS) -e '.[dev]'
+	@$(BIN)/python -m pip check
+	@touch $@
+
+check-environment:
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) found; install Python 3.11 or newer, or give PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); give another with PYTHON=" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) lacks venv; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
