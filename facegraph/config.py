@@ -1,0 +1,183 @@
+"""Every setting with its default, its bounds and its meaning; unknown keys are errors.
+
+A value comes from, strongest first: the ``FACEGRAPH_*`` environment (only the fields that
+name a variable), the application's ``args`` in ``serve_config.yaml``, the default here.
+The ``*Tuning`` models are the deployments' ``user_config``: they change in place, without a
+restart; everything else restarts the deployments it concerns.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from facegraph.errors import ConfigError
+
+ENVIRONMENT = {
+    "FACEGRAPH_DATABASE_URL": "database_url",
+    "FACEGRAPH_DATA_DIR": "data_dir",
+    "FACEGRAPH_MODELS_DIR": "models_dir",
+    "FACEGRAPH_INSIGHTFACE_HOME": "insightface_home",
+    "FACEGRAPH_FACE_PACK": "face_pack",
+    "FACEGRAPH_ACCELERATOR": "accelerator",
+    "FACEGRAPH_ENGINE": "engine",
+}
+"""Environment variable → field of :class:`Settings`."""
+
+OTHER_ENVIRONMENT = frozenset({"FACEGRAPH_TEST_ASSETS"})
+"""Variables that are ours but no setting of the service."""
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DetectorTuning(_Model):
+    """How faces are found; ``user_config`` of the detector."""
+
+    min_score: float = Field(0.6, gt=0, lt=1, description="Detections below this are dropped.")
+    nms_iou: float = Field(0.4, gt=0, lt=1, description="Overlap at which two boxes are one face.")
+    max_image_pixels: int = Field(
+        50_000_000, ge=1, description="Larger images are refused before decoding."
+    )
+    max_queue: int = Field(
+        128, ge=1, description="Most images that wait in a replica; more is `overloaded`."
+    )
+
+
+class EmbedderTuning(_Model):
+    """How crops are batched; ``user_config`` of the embedder."""
+
+    max_batch: int = Field(32, ge=1, le=1024, description="Most crops in one run of the model.")
+    max_queue: int = Field(512, ge=1, description="Most crops that wait; more is `overloaded`.")
+
+
+class MatcherTuning(_Model):
+    """How galleries are kept current and searched; ``user_config`` of the matcher."""
+
+    poll_interval_s: float = Field(
+        1.0, gt=0, le=60, description="How old an `eventual` answer may be, at most."
+    )
+    catch_up_timeout_s: float = Field(
+        5.0, gt=0, description="A search waits this long for its gallery, then `gallery_behind`."
+    )
+    max_batch: int = Field(64, ge=1, le=4096, description="Most probes scored in one pass.")
+    max_queue: int = Field(1024, ge=1, description="Most probes that wait; more is `overloaded`.")
+
+
+class IngressTuning(_Model):
+    """Limits and defaults of the HTTP API; ``user_config`` of the ingress."""
+
+    max_request_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body.")
+    max_image_bytes: int = Field(16 * 2**20, ge=1024, description="Largest compressed image.")
+    max_images: int = Field(20, ge=1, le=1000, description="Most images in one request.")
+    max_faces: int = Field(100, ge=1, le=1000, description="Most faces answered for one image.")
+    max_concurrent_requests: int = Field(
+        64, ge=1, description="More requests at once are answered `overloaded`."
+    )
+    request_timeout_s: float = Field(30.0, gt=0, description="Longer requests end in `timeout`.")
+    search_limit: int = Field(5, ge=1, le=100, description="Subjects answered per face.")
+    threshold: float | None = Field(
+        None, ge=-1, le=1, description="Default threshold; unset: the face pack's calibrated one."
+    )
+    margin: float = Field(
+        0.02,
+        ge=0,
+        le=2,
+        description="Two subjects closer than this to each other make a decision `ambiguous`.",
+    )
+
+
+class Settings(_Model):
+    """What the service is built from; the closed argument model of the application."""
+
+    face_pack: str = Field("opencv", description="Name of a face pack, or path of a pack file.")
+    accelerator: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="`auto` takes CUDA where it works; `cuda` refuses to start without it."
+    )
+    engine: Literal["auto", "onnxruntime", "openvino"] = Field(
+        "auto", description="What runs the models on the CPU; `auto` takes the fastest installed."
+    )
+    data_dir: Path = Field(
+        Path("~/.local/share/facegraph"),
+        description="Database and models, where nothing else is said.",
+    )
+    models_dir: Path | None = Field(None, description="Unset: `<data_dir>/models`.")
+    insightface_home: Path = Field(
+        Path("~/.insightface"), description="Where InsightFace packs lie, in `models/<pack>/`."
+    )
+    database_url: str | None = Field(
+        None, description="External PostgreSQL; unset: the embedded one under `data_dir`."
+    )
+    database_pool_size: int = Field(8, ge=2, le=100, description="Connections per process.")
+    fetch_urls: bool = Field(
+        False, description="Fetch images by `url`; private addresses are refused even then."
+    )
+    root_dialects: tuple[Literal["smartav"], ...] = Field(
+        ("smartav",), description="Old systems answered at `/`, beside `/compat/<dialect>/`."
+    )
+
+    @property
+    def data_path(self) -> Path:
+        return self.data_dir.expanduser().resolve()
+
+    @property
+    def models_path(self) -> Path:
+        return (self.models_dir or self.data_path / "models").expanduser().resolve()
+
+    @property
+    def insightface_path(self) -> Path:
+        return self.insightface_home.expanduser().resolve()
+
+
+def settings_from(
+    args: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Settings from application ``args`` and the environment.
+
+    Raises ConfigError for an unknown key or variable (with the nearest known name), a wrong
+    type or a value out of bounds.
+    """
+    values = dict(args or {}) | from_environment(os.environ if environ is None else environ)
+    return parse(Settings, values)
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The settings that the environment names; ConfigError for an unknown ``FACEGRAPH_*``."""
+    known = set(ENVIRONMENT) | OTHER_ENVIRONMENT
+    for name in environ:
+        if name.startswith("FACEGRAPH_") and name not in known:
+            raise ConfigError(f"unknown environment variable {name}{_nearest(name, known)}")
+    return {
+        field: environ[name] for name, field in ENVIRONMENT.items() if environ.get(name, "") != ""
+    }
+
+
+def parse(model: type[M], values: Mapping[str, Any]) -> M:
+    """``values`` as ``model``; ConfigError names each bad key and what is wrong with it."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(
+            f"{model.__name__}: " + "; ".join(_say(model, part) for part in error.errors())
+        ) from None
+
+
+def _say(model: type[BaseModel], part: Any) -> str:
+    where = ".".join(str(step) for step in part["loc"])
+    if part["type"] == "extra_forbidden":
+        return f"unknown key {where!r}{_nearest(where, set(model.model_fields))}"
+    return f"{where}: {part['msg']}"
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,41 @@
+"""What similarities mean: match, ambiguous or unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from facegraph.types import Decision, FloatArray, Match
+
+
+def similarity(left: FloatArray, right: FloatArray) -> float:
+    """Raw cosine of two L2-normalised (d,) float32 vectors, in -1..1.
+
+    Summed in float64 and rounded to float32, as the galleries do, so that a pair is as similar
+    in a verification as in a search.
+    """
+    return float(similarities(right[np.newaxis], left)[0])
+
+
+def similarities(rows: FloatArray, probe: FloatArray) -> FloatArray:
+    """Raw cosine of each of ``rows`` (n, d) with ``probe`` (d,), as (n,) float32 in -1..1.
+
+    A row's value does not depend on the rows beside it, unlike a BLAS product's.
+    """
+    exact = np.einsum("nd,d->n", rows.astype(np.float64), probe.astype(np.float64))
+    clipped: FloatArray = np.clip(exact, -1, 1).astype(np.float32)
+    return clipped
+
+
+def decide(matches: Sequence[Match], threshold: float, margin: float) -> Decision:
+    """The decision for one probe from its subjects, best first.
+
+    ``unknown`` when the best is below ``threshold`` (inclusive); ``ambiguous`` when another
+    subject comes closer to the best than ``margin``, be it over the threshold or not.
+    """
+    if not matches or matches[0].similarity < threshold:
+        return "unknown"
+    if len(matches) > 1 and matches[0].similarity - matches[1].similarity < margin:
+        return "ambiguous"
+    return "match"

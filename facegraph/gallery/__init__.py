@@ -1,0 +1,7 @@
+"""Exact in-memory search over a collection's samples; a disposable projection of the store."""
+
+from facegraph.gallery.gallery import Gallery
+from facegraph.gallery.search import search
+from facegraph.gallery.snapshot import Snapshot
+
+__all__ = ["Gallery", "Snapshot", "search"]

@@ -1,0 +1,61 @@
+"""The seam that keeps Ray out of the library: what the API needs of the graph, and no more.
+
+Two graphs exist: :class:`facegraph.local.LocalGraph` runs in this process, the Serve one in
+``deployments/ingress.py`` sends each call to a deployment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from facegraph.types import (
+    ByteArray,
+    Consistency,
+    Detection,
+    FloatArray,
+    SearchResult,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """How a gallery is searched: the best ``limit`` subjects per probe, however similar."""
+
+    limit: int
+    consistency: Consistency = "strong"
+
+
+class Graph(Protocol):
+    """The five things the models and the index do.
+
+    Every method raises only ``FacegraphError``s: ``InvalidImage``, ``ImageTooLarge`` (detect),
+    ``Overloaded``, ``TimedOut``, ``ModelUnavailable`` (all), ``CollectionNotFound``,
+    ``ContractMismatch``, ``StoreUnavailable``, ``GalleryBehind`` (match).
+    """
+
+    async def detect(self, image: bytes, *, max_faces: int, crops: bool) -> Detection:
+        """Faces of one compressed image, the largest ``max_faces``; crops only if asked for."""
+        ...
+
+    async def embed(self, crops: ByteArray) -> FloatArray:
+        """(n, 112, 112, 3) uint8 RGB → (n, d) float32, L2-normalised; n may be 0."""
+        ...
+
+    async def match(
+        self, collection_id: str, contract_id: str, probes: FloatArray, query: Query
+    ) -> SearchResult:
+        """Subjects for each row of ``probes`` (n, d) float32, L2-normalised."""
+        ...
+
+    async def caption(self, image: bytes) -> dict[str, Any]:
+        """One sentence for one compressed image."""
+        ...
+
+    async def segment(self, image: bytes) -> dict[str, Any]:
+        """Instance masks of one compressed image."""
+        ...
+
+    async def describe(self) -> dict[str, Any]:
+        """Packs, digests, licences, providers really in use, replica by replica."""
+        ...

@@ -1,0 +1,258 @@
+"""The values that travel between the rooms. All are frozen; arrays are validated on construction.
+
+Coordinates are pixels of the upright image (EXIF orientation applied), origin top left.
+Images and crops are RGB, uint8, height × width × 3.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+ByteArray = npt.NDArray[np.uint8]
+
+CROP_SIZE = 112
+"""Side of an aligned crop, in pixels."""
+
+Decision = Literal["match", "ambiguous", "unknown"]
+Consistency = Literal["strong", "eventual"]
+
+
+def _require(
+    name: str, array: npt.NDArray[Any], dtype: type, shape: tuple[int | None, ...]
+) -> None:
+    fits = array.ndim == len(shape) and all(
+        want is None or got == want for got, want in zip(array.shape, shape, strict=True)
+    )
+    if not fits or array.dtype != dtype:
+        want = "×".join("n" if side is None else str(side) for side in shape)
+        raise ValueError(
+            f"{name}: expected {want} {np.dtype(dtype)}, got {array.shape} {array.dtype}"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Faces:
+    """The faces of one image, as columns; row i of each array is the same face.
+
+    boxes: (n, 4) float32, x1 y1 x2 y2 in pixels, clipped to the image
+    landmarks: (n, 5, 2) float32, x y: eye, eye, nose, mouth corner, mouth corner that
+        lie on the image's left, right, middle, left, right
+    detection_scores: (n,) float32 in 0..1
+
+    Order: largest area first; ties by score (higher first), then top, then left.
+    """
+
+    boxes: FloatArray
+    landmarks: FloatArray
+    detection_scores: FloatArray
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        _require("boxes", self.boxes, np.float32, (n, 4))
+        _require("landmarks", self.landmarks, np.float32, (n, 5, 2))
+        _require("detection_scores", self.detection_scores, np.float32, (n,))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def take(self, rows: npt.NDArray[np.intp] | slice) -> Faces:
+        """The faces of these rows, in the order given."""
+        return Faces(self.boxes[rows], self.landmarks[rows], self.detection_scores[rows])
+
+    @classmethod
+    def empty(cls) -> Faces:
+        return cls(
+            np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32)
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detection:
+    """What the detector says of one image.
+
+    width, height: of the upright image, pixels
+    faces: at most the ``max_faces`` asked for, largest first
+    crops: (n, 112, 112, 3) uint8 RGB, aligned, row i belongs to face i; n is 0 when crops
+        were not asked for
+    found: how many faces there were before ``max_faces`` cut the list
+    """
+
+    width: int
+    height: int
+    faces: Faces
+    crops: ByteArray
+    found: int
+
+    def __post_init__(self) -> None:
+        _require("crops", self.crops, np.uint8, (None, CROP_SIZE, CROP_SIZE, 3))
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What must be equal for two embeddings to be comparable (law 2).
+
+    ``id`` is derived from the other fields and the preprocessing, so equal ids mean equal meaning.
+    """
+
+    id: str
+    pack: str
+    model_sha256: str
+    alignment: str
+    dimension: int
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A subject that answers a probe, with its best sample. ``similarity`` is the raw cosine."""
+
+    subject_id: str
+    sample_id: str
+    similarity: float
+    name: str | None
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """``matches[i]`` answers probe i, best first; all were searched at one ``version``.
+
+    ``threshold`` is the collection's own, None where it has none.
+    """
+
+    version: int
+    threshold: float | None
+    matches: tuple[tuple[Match, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A set of subjects whose embeddings share one contract.
+
+    ``incarnation`` differs between two collections that ever had the same id, so an index can
+    tell a re-created collection from the one it knows. ``threshold`` None means the pack's.
+    ``version`` counts the committed changes (law 3); ``log_floor`` is the newest version whose
+    change rows are gone: an index at or above it can catch up from the log.
+    """
+
+    id: str
+    name: str | None
+    description: str | None
+    metadata: Mapping[str, Any]
+    threshold: float | None
+    keep_crops: bool
+    contract_id: str
+    dimension: int
+    incarnation: str
+    version: int
+    log_floor: int
+    subject_count: int
+    sample_count: int
+    revision: int
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An identity in a collection."""
+
+    id: str
+    collection_id: str
+    name: str | None
+    external_id: str | None
+    metadata: Mapping[str, Any]
+    sample_count: int
+    revision: int
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One enrolled embedding, without its vector. ``bbox`` is x1 y1 x2 y2 in the source image."""
+
+    id: str
+    subject_id: str
+    bbox: tuple[float, float, float, float] | None
+    detection_score: float | None
+    metadata: Mapping[str, Any]
+    created_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewSample:
+    """A sample to enrol.
+
+    embedding: (d,) float32, L2-normalised
+    crop: (112, 112, 3) uint8 RGB, kept only where the collection asks for it
+    """
+
+    embedding: FloatArray
+    id: str | None = None
+    bbox: tuple[float, float, float, float] | None = None
+    detection_score: float | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    crop: ByteArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a collection's history stands; what an index compares itself with."""
+
+    incarnation: str
+    version: int
+    log_floor: int
+    contract_id: str
+    dimension: int
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectRecord:
+    """A subject as an index needs it."""
+
+    id: str
+    name: str | None
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GalleryRecords:
+    """A whole collection at ``head.version``, for building an index.
+
+    embeddings: (n, dimension) float32; row i belongs to sample_ids[i] of subjects
+    whose id is subject_ids[i]
+    """
+
+    head: Head
+    subjects: tuple[SubjectRecord, ...]
+    sample_ids: tuple[str, ...]
+    subject_ids: tuple[str, ...]
+    embeddings: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """One row of the change log, with the state it led to joined in.
+
+    subject_upserted: ``subject`` is set
+    subject_removed: ``subject_id`` is set; its samples go with it
+    sample_added: ``sample_id``, ``subject_id``, ``embedding`` ((dimension,) float32) are set
+    sample_removed: ``sample_id`` and ``subject_id`` are set
+    A change whose object is gone again by the time it is read is left out: the row that
+    removed it follows in the same log.
+    """
+
+    version: int
+    kind: Literal["subject_upserted", "subject_removed", "sample_added", "sample_removed"]
+    subject_id: str
+    sample_id: str | None = None
+    subject: SubjectRecord | None = None
+    embedding: FloatArray | None = None

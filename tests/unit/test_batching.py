@@ -1,0 +1,122 @@
+"""Batches form at dispatch: what waits leaves together, and harms no neighbour."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from facegraph.batching import Batcher
+from facegraph.errors import Overloaded
+
+
+class FakeModel:
+    """Doubles numbers; blocks until released; fails a batch that holds a negative number."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.release = asyncio.Event()
+
+    async def __call__(self, batch: Sequence[int]) -> list[int]:
+        self.batches.append(list(batch))
+        await self.release.wait()
+        if min(batch) < 0:
+            raise ValueError("poisoned")
+        return [2 * item for item in batch]
+
+
+async def _settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_an_idle_worker_takes_a_lone_item_and_then_all_that_wait() -> None:
+    model = FakeModel()
+    batcher = Batcher(model, max_batch=4, max_queue=100)
+    answers = [asyncio.create_task(batcher.submit(i)) for i in range(7)]
+    await _settle()
+    assert model.batches == [[0]]
+    model.release.set()
+    assert await asyncio.gather(*answers) == [0, 2, 4, 6, 8, 10, 12]
+    assert model.batches == [[0], [1, 2, 3, 4], [5, 6]]
+
+
+async def test_sizes_fill_a_batch_and_one_large_item_still_goes() -> None:
+    model = FakeModel()
+    batcher = Batcher(model, max_batch=4, max_queue=100, size=lambda item: item)
+    answers = [asyncio.create_task(batcher.submit(i)) for i in (1, 3, 1, 9, 2)]
+    model.release.set()
+    await asyncio.gather(*answers)
+    assert model.batches == [[1], [3, 1], [9], [2]]
+
+
+async def test_a_poisoned_item_fails_alone() -> None:
+    model = FakeModel()
+    model.release.set()
+    batcher = Batcher(model, max_batch=8, max_queue=100)
+    answers = [asyncio.create_task(batcher.submit(i)) for i in (1, 2, -3, 4)]
+    results = await asyncio.gather(*answers, return_exceptions=True)
+    assert results[:2] == [2, 4]
+    assert isinstance(results[2], ValueError)
+    assert results[3] == 8
+
+
+async def test_a_cancelled_item_is_dropped_and_the_others_are_answered() -> None:
+    model = FakeModel()
+    batcher = Batcher(model, max_batch=8, max_queue=100)
+    answers = [asyncio.create_task(batcher.submit(i)) for i in range(4)]
+    await _settle()
+    answers[2].cancel()
+    await _settle()
+    model.release.set()
+    results = await asyncio.gather(*answers, return_exceptions=True)
+    assert [results[i] for i in (0, 1, 3)] == [0, 2, 6]
+    assert model.batches == [[0], [1, 3]]
+
+
+async def test_a_client_that_leaves_a_running_batch_harms_nobody() -> None:
+    model = FakeModel()
+    batcher = Batcher(model, max_batch=8, max_queue=100)
+    first = asyncio.create_task(batcher.submit(1))
+    await _settle()
+    first.cancel()
+    second = asyncio.create_task(batcher.submit(2))
+    model.release.set()
+    assert await second == 4
+
+
+async def test_a_full_queue_is_overloaded_and_recovers() -> None:
+    model = FakeModel()
+    batcher = Batcher(model, max_batch=1, max_queue=2)
+    answers = [asyncio.create_task(batcher.submit(i)) for i in range(3)]
+    await _settle()
+    with pytest.raises(Overloaded):
+        await batcher.submit(9)
+    model.release.set()
+    assert await asyncio.gather(*answers) == [0, 2, 4]
+    assert await batcher.submit(5) == 10
+
+
+async def test_workers_run_side_by_side() -> None:
+    model = FakeModel()
+    batcher = Batcher(model, max_batch=1, max_queue=10, workers=2)
+    answers = [asyncio.create_task(batcher.submit(i)) for i in range(3)]
+    await _settle()
+    assert model.batches == [[0], [1]]
+    model.release.set()
+    assert await asyncio.gather(*answers) == [0, 2, 4]
+
+
+async def test_close_answers_what_waits() -> None:
+    model = FakeModel()
+    batcher = Batcher(model, max_batch=1, max_queue=10)
+    running, waiting = (asyncio.create_task(batcher.submit(i)) for i in range(2))
+    await _settle()
+    closing = asyncio.create_task(batcher.close())
+    await _settle()
+    model.release.set()
+    await closing
+    assert await running == 0
+    with pytest.raises(Overloaded):
+        await waiting
