@@ -1,0 +1,1 @@
+"""Subcommands of ``facegraph``: each module has ``register(subparsers)``."""

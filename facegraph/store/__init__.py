@@ -1,0 +1,20 @@
+"""The store: PostgreSQL as the only truth (law 1), embedded or external.
+
+    async with open_store(settings) as store:          # or: store = await open_store(settings)
+        await store.ensure_default(contract)
+        enrolled = await store.create_subject("default", name="Ada", samples=[...],
+                                              contract=contract)
+        head = await store.head("default")             # head.version >= enrolled.version
+
+Reading for an index: ``heads()``, ``head(c)``, ``load(c)``, ``changes(c, since=, incarnation=)``.
+``EmbeddedServer(data_path).hold()`` and ``.release()`` keep the embedded server running for a
+process that opens no store.
+"""
+
+from facegraph.store.database import open_store
+from facegraph.store.idempotency import Idempotency
+from facegraph.store.records import Enrolled, Page
+from facegraph.store.server import EmbeddedServer
+from facegraph.store.store import Store
+
+__all__ = ["EmbeddedServer", "Enrolled", "Idempotency", "Page", "Store", "open_store"]
