@@ -1,0 +1,186 @@
+"""Finding packs on disk and what a contract is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import pytest
+
+from facegraph.config import Settings
+from facegraph.errors import ConfigError, ModelMissing
+from facegraph.models.packfile import bundled_packs, read_pack_file
+from facegraph.models.packs import (
+    EmbedderModel,
+    ModelFile,
+    contract_of,
+    find_pack,
+    known_packs,
+    sha256_of,
+)
+from tests.unit.graphs import embedder, scrfd
+
+PACK = """
+name = "tiny"
+[licence]
+name = "MIT"
+permissive = true
+[detector]
+kind = "scrfd"
+file = "det.onnx"
+[embedder]
+family = "tiny"
+file = "emb.onnx"
+dimension = 4
+[calibration]
+threshold = 0.5
+data = "made up"
+"""
+
+
+def settings(tmp_path: Path, **values: object) -> Settings:
+    base = {"data_dir": tmp_path, "insightface_home": tmp_path / "insightface"}
+    return Settings.model_validate(base | values)
+
+
+def tiny(folder: Path, text: str = PACK) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "det.onnx").write_bytes(scrfd())
+    (folder / "emb.onnx").write_bytes(embedder())
+    (folder / "tiny.toml").write_text(text)
+    return folder / "tiny.toml"
+
+
+def test_bundled_packs() -> None:
+    packs = bundled_packs()
+    assert list(packs) == [
+        "opencv",
+        "antelopev2",
+        "auraface",
+        "buffalo_l",
+        "buffalo_m",
+        "buffalo_s",
+        "buffalo_sc",
+    ]
+    permissive = {name for name, spec in packs.items() if spec.licence.permissive}
+    assert permissive == {"opencv", "auraface"}
+    for spec in packs.values():
+        assert {spec.detector.file, spec.embedder.file} <= {file.name for file in spec.files}
+        assert all(file.sha256 and file.sources for file in spec.files)
+        assert spec.calibration.measured == (spec.calibration.far is not None)
+
+
+def test_pack_file_by_path_and_by_name(tmp_path: Path) -> None:
+    path = tiny(tmp_path / "anywhere")
+    pack = find_pack(settings(tmp_path, face_pack=str(path)))
+    assert pack.threshold == 0.5
+    assert pack.contract.dimension == 4
+    assert pack.contract.model_sha256 == sha256_of(path.parent / "emb.onnx")
+    assert [file.known for file in pack.files] == [False, False]
+    assert pickle.loads(pickle.dumps(pack)) == pack
+    tiny(tmp_path / "models" / "packs")
+    named = find_pack(settings(tmp_path, face_pack="tiny"))
+    assert named.contract == pack.contract
+    assert list(known_packs(settings(tmp_path)))[-1] == "tiny"
+
+
+def test_contract_says_what_an_embedding_means() -> None:
+    model = EmbedderModel(
+        "sface",
+        ModelFile("a.onnx", Path("a.onnx"), "ab" * 32, True),
+        128,
+        "rgb",
+        (0,) * 3,
+        (1,) * 3,
+    )
+    base = contract_of("one", "arcface-112-v1", model)
+    assert base.id.startswith("sface-")
+    assert contract_of("another", "arcface-112-v1", model).id == base.id
+    renamed = dataclasses.replace(model.file, name="b.onnx", path=Path("b.onnx"), known=False)
+    assert (
+        contract_of("one", "arcface-112-v1", dataclasses.replace(model, file=renamed)).id == base.id
+    )
+    others = [
+        contract_of("one", "arcface-112-v2", model),
+        *(
+            contract_of("one", "arcface-112-v1", dataclasses.replace(model, **change))
+            for change in (
+                {"file": dataclasses.replace(model.file, sha256="cd" * 32)},
+                {"dimension": 512},
+                {"color": "bgr"},
+                {"mean": (127.5,) * 3},
+                {"std": (127.5,) * 3},
+            )
+        ),
+    ]
+    assert len({base.id, *(other.id for other in others)}) == 7
+
+
+def test_unknown_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean opencv"):
+        find_pack(settings(tmp_path, face_pack="opencvv"))
+    with pytest.raises(ConfigError, match="known: opencv, antelopev2"):
+        find_pack(settings(tmp_path, face_pack="zzz"))
+
+
+@pytest.mark.parametrize("name", ["opencv", "buffalo_l"])
+def test_missing_says_what_to_run(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelMissing, match=f"run: facegraph models pull {name}"):
+        find_pack(settings(tmp_path, face_pack=name))
+
+
+def test_damaged_file(tmp_path: Path) -> None:
+    entry = '[[files]]\nname = "emb.onnx"\nsha256 = "' + "0" * 64 + '"\n'
+    path = tiny(tmp_path / "x", PACK + entry)
+    with pytest.raises(ModelMissing, match="damaged"):
+        find_pack(settings(tmp_path, face_pack=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("dimension", "dimensoin"), "dimensoin"),
+        (('kind = "scrfd"', 'kind = "haar"'), "detector.kind"),
+        (("threshold = 0.5", "threshold = 2"), "calibration.threshold"),
+        (("dimension = 4", "dimension = 4\nstd = 0.0"), "embedder.std"),
+        (("[licence]", "[licence"), "not TOML"),
+        (('name = "tiny"', 'name = "../up"'), "name"),
+    ],
+)
+def test_wrong_pack_file(tmp_path: Path, change: tuple[str, str], complaint: str) -> None:
+    path = tiny(tmp_path, PACK.replace(*change))
+    with pytest.raises(ConfigError, match=complaint):
+        read_pack_file(path)
+
+
+def test_pack_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        find_pack(settings(tmp_path, face_pack=str(tmp_path / "no.toml")))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_insightface_files_are_found_by_role(tmp_path: Path, nested: bool) -> None:
+    folder = tmp_path / "insightface" / "models" / "buffalo_s"
+    folder = folder / "buffalo_s" if nested else folder
+    folder.mkdir(parents=True)
+    (folder / "a_recogniser_of_mine.onnx").write_bytes(embedder(512))
+    (folder / "zz_finder.onnx").write_bytes(scrfd())
+    pack = find_pack(settings(tmp_path, face_pack="buffalo_s"))
+    assert pack.detector.file.name == "zz_finder.onnx"
+    assert pack.embedder.file.name == "a_recogniser_of_mine.onnx"
+    assert pack.embedder.mean == (127.5, 127.5, 127.5)
+    assert pack.contract.dimension == 512
+    assert not pack.licence.permissive
+    assert not any(file.known for file in pack.files)
+
+
+def test_insightface_pack_without_embedder(tmp_path: Path) -> None:
+    folder = tmp_path / "insightface" / "models" / "buffalo_s"
+    folder.mkdir(parents=True)
+    (folder / "det.onnx").write_bytes(scrfd())
+    with pytest.raises(ModelMissing, match="no embedder"):
+        find_pack(settings(tmp_path, face_pack="buffalo_s"))
+    (folder / "broken.onnx").write_bytes(b"\x00broken")
+    with pytest.raises(ConfigError, match="no ONNX model"):
+        find_pack(settings(tmp_path, face_pack="buffalo_s"))
