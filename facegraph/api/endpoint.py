@@ -1,0 +1,169 @@
+"""Endpoints, each declared once: what dispatches them is what OpenAPI describes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from facegraph.api.parsing import Parsed, parse
+from facegraph.api.state import State
+from facegraph.errors import FacegraphError, InvalidRequest
+from facegraph.service import Service
+
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._@:-]{0,127}$"
+
+ImageRule = Literal["none", "one", "pair", "optional", "several"]
+"""none; exactly one `image`; `source` and `target`; at most one `image`; any number as
+`image` or `images`, even none."""
+
+_ALLOWED: Mapping[ImageRule, tuple[str, ...]] = {
+    "none": (),
+    "one": ("image",),
+    "pair": ("source", "target"),
+    "optional": ("image",),
+    "several": ("image", "images"),
+}
+
+
+class Params(BaseModel):
+    """Base of every endpoint's parameters: closed, so a misspelt name is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoParams(Params):
+    """An endpoint without parameters."""
+
+
+P = TypeVar("P", bound=Params)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[P]):
+    """One request, read and validated. ``images`` holds the compressed bytes in the order sent."""
+
+    params: P
+    images: tuple[bytes, ...]
+    path: Mapping[str, str]
+    headers: Mapping[str, str]
+    state: State
+
+    @property
+    def service(self) -> Service:
+        return self.state.service
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer with its own headers."""
+
+    body: Mapping[str, Any] | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[Call[P]], Awaitable[Mapping[str, Any] | Reply | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Generic[P]):
+    """A route with its parameters, images, answer and the errors of its own."""
+
+    method: str
+    path: str
+    handler: Handler[P]
+    params: type[P]
+    answer: Any
+    images: ImageRule = "none"
+    status: int = 200
+    errors: tuple[type[FacegraphError], ...] = ()
+
+    async def __call__(self, request: Request) -> Response:
+        state: State = request.app.state.facegraph
+        parsed = await parse(request, state.service.tuning, state.fetch)
+        call = Call(
+            params=validate(self.params, parsed.params),
+            images=pick_images(self.images, parsed),
+            path=_path_ids(request.path_params),
+            headers=request.headers,
+            state=state,
+        )
+        answer = await self.handler(call)
+        reply = answer if isinstance(answer, Reply) else Reply(answer)
+        return json_response(request, reply, self.status)
+
+
+def endpoint(
+    method: str,
+    path: str,
+    *,
+    answer: Any,
+    params: type[P],
+    images: ImageRule = "none",
+    status: int = 200,
+    errors: tuple[type[FacegraphError], ...] = (),
+) -> Callable[[Handler[P]], Endpoint[P]]:
+    """Declares the decorated coroutine as the handler of ``method path``."""
+
+    def declare(handler: Handler[P]) -> Endpoint[P]:
+        return Endpoint(method, path, handler, params, answer, images, status, errors)
+
+    return declare
+
+
+def json_response(request: Request, reply: Reply, status: int) -> Response:
+    """The reply's JSON with the request id in it; 204 has no body."""
+    if reply.body is None:
+        return Response(status_code=204, headers=dict(reply.headers))
+    body = {**reply.body, "request_id": request.state.request_id}
+    return Response(
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode(),
+        status,
+        dict(reply.headers),
+        "application/json",
+    )
+
+
+def validate(model: type[P], values: Mapping[str, Any]) -> P:
+    """``values`` as the endpoint's parameters; InvalidRequest lists every bad one."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        errors = tuple(
+            {"field": ".".join(map(str, part["loc"])), "detail": part["msg"]}
+            for part in error.errors(include_url=False, include_context=False)
+        )
+        said = "; ".join(
+            f"{e['field']}: {e['detail']}" if e["field"] else e["detail"] for e in errors
+        )
+        raise InvalidRequest(said, errors) from None
+
+
+def pick_images(rule: ImageRule, parsed: Parsed) -> tuple[bytes, ...]:
+    """The images ``rule`` allows, in order; InvalidRequest for missing or unexpected ones."""
+    allowed = _ALLOWED[rule]
+    if unexpected := parsed.images.keys() - set(allowed):
+        expected = " and ".join(allowed) or "no image"
+        raise InvalidRequest(f"unexpected {', '.join(sorted(unexpected))}; expected {expected}")
+    if rule == "several":
+        return tuple(parsed.images.get("image", []) + parsed.images.get("images", []))
+    for name in allowed:
+        count = len(parsed.images.get(name, []))
+        if count > 1 or (count == 0 and rule != "optional"):
+            raise InvalidRequest(f"expected one image {name!r}, got {count}")
+    return tuple(parsed.images[name][0] for name in allowed if name in parsed.images)
+
+
+def _path_ids(path_params: Mapping[str, str]) -> dict[str, str]:
+    for value in path_params.values():
+        if not re.fullmatch(ID_PATTERN[1:-1], value):
+            raise InvalidRequest(
+                f"{value!r} is no id: 1–128 letters, digits or ._-@:, a letter or digit first"
+            )
+    return dict(path_params)

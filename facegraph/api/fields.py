@@ -1,0 +1,83 @@
+"""Parameter types that several endpoints share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+
+from facegraph.api.endpoint import ID_PATTERN, Call
+from facegraph.errors import InvalidRequest
+from facegraph.store import Idempotency
+
+
+def _json_text(value: Any) -> Any:
+    """Forms and queries bring JSON members as text."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("must be JSON") from None
+    return value
+
+
+def _clean(text: str) -> str:
+    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("must not contain NUL or lone surrogates")
+    return text
+
+
+Id = Annotated[
+    str,
+    StringConstraints(pattern=ID_PATTERN),
+    Field(description="1–128 letters, digits or ._-@:, starting with a letter or digit."),
+]
+Text = Annotated[str, StringConstraints(max_length=256), AfterValidator(_clean)]
+LongText = Annotated[str, StringConstraints(max_length=4096), AfterValidator(_clean)]
+Metadata = Annotated[dict[str, Any], BeforeValidator(_json_text)]
+NO_METADATA: dict[str, Any] = Field(default_factory=dict)
+Embedding = Annotated[
+    list[float], BeforeValidator(_json_text), Field(min_length=1, max_length=4096)
+]
+Embeddings = Annotated[
+    list[Annotated[list[float], Field(min_length=1, max_length=4096)]],
+    BeforeValidator(_json_text),
+    Field(min_length=1, max_length=1000),
+]
+Threshold = Annotated[float, Field(ge=-1, le=1, description="Raw cosine; matches at or above it.")]
+MaxFaces = Annotated[
+    int, Field(ge=1, le=1000, description="Answer only the largest; default: the service's limit.")
+]
+PageLimit = Annotated[int, Field(ge=1, le=100)]
+Cursor = Annotated[str, StringConstraints(max_length=1024)]
+
+
+def if_match(header: str | None) -> int | None:
+    """The revision an ``If-Match`` header asks for; None for no header or ``*``."""
+    if header is None or header.strip() == "*":
+        return None
+    text = header.strip().removeprefix("W/").strip('"')
+    if not text.isdigit():
+        raise InvalidRequest("If-Match must be an ETag that this service gave")
+    return int(text)
+
+
+def idempotency(call: Call[Any]) -> Idempotency | None:
+    """The ``Idempotency-Key`` with a digest of the request it stands for; None without one."""
+    key = call.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+        raise InvalidRequest("Idempotency-Key must be 1–255 printable ASCII characters")
+    digest = hashlib.sha256(json.dumps(dict(call.path), sort_keys=True).encode())
+    digest.update(call.params.model_dump_json().encode())
+    for image in call.images:
+        digest.update(hashlib.sha256(image).digest())
+    return Idempotency(key, digest.hexdigest())
+
+
+def etag(revision: int) -> dict[str, str]:
+    return {"etag": f'"{revision}"'}

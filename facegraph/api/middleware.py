@@ -1,0 +1,115 @@
+"""What surrounds every request: its id, the admission gate, the time limit, metrics, the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from facegraph.api.problems import respond
+from facegraph.api.state import State
+from facegraph.errors import FacegraphError, Overloaded, TimedOut
+
+log = logging.getLogger("facegraph.http")
+
+PROBES = frozenset({"/livez", "/readyz", "/metrics"})
+"""Answered even when the service is full."""
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class Gate:
+    """Admits at most ``max_concurrent_requests``, each for at most ``request_timeout_s``.
+
+    Inside, every exception has become an answer; an answer that has begun is never followed by
+    another.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send)
+        state: State = scope["app"].state.facegraph
+        self._in_flight += 1
+        state.metrics.in_flight.set(self._in_flight)
+        try:
+            await self._admit(exchange, state, receive)
+        finally:
+            self._in_flight -= 1
+            state.metrics.in_flight.set(self._in_flight)
+            exchange.record(state)
+
+    async def _admit(self, exchange: _Exchange, state: State, receive: Receive) -> None:
+        tuning = state.service.tuning
+        if self._in_flight > tuning.max_concurrent_requests and exchange.path not in PROBES:
+            await exchange.refuse(
+                Overloaded(f"{tuning.max_concurrent_requests} requests are being answered"), receive
+            )
+            return
+        try:
+            async with asyncio.timeout(tuning.request_timeout_s):
+                await self._app(exchange.scope, receive, exchange.send)
+        except TimeoutError:
+            await exchange.refuse(
+                TimedOut(f"not answered within {tuning.request_timeout_s:g} s"), receive
+            )
+
+
+class _Exchange:
+    """One request and what is sent for it."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope = scope
+        self.path: str = scope["path"]
+        self.request_id = _request_id(Request(scope))
+        self.status = 0
+        self._send = send
+        self._began = time.perf_counter()
+        scope.setdefault("state", {})["request_id"] = self.request_id
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [
+                *message.get("headers", []),
+                (b"x-request-id", self.request_id.encode()),
+            ]
+        await self._send(message)
+
+    async def refuse(self, error: FacegraphError, receive: Receive) -> None:
+        if not self.status:
+            self.scope["state"]["code"] = error.code
+            await respond(error, self.request_id)(self.scope, receive, self.send)
+
+    def record(self, state: State) -> None:
+        seconds = time.perf_counter() - self._began
+        route: Any = self.scope.get("route")
+        template = getattr(route, "path", "unmatched")
+        method = self.scope["method"]
+        state.metrics.requests.labels(method, template, str(self.status)).observe(seconds)
+        if code := self.scope["state"].get("code"):
+            state.metrics.errors.labels(code).inc()
+        log.debug(
+            "%s %s %d %.1f ms %s",
+            method,
+            template,
+            self.status,
+            seconds * 1000,
+            self.request_id,
+        )
+
+
+def _request_id(request: Request) -> str:
+    sent = request.headers.get("x-request-id", "")
+    return sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex

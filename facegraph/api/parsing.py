@@ -1,0 +1,230 @@
+"""From an HTTP request to images and parameters: the one place that reads bodies.
+
+An image comes as a multipart file, as the raw ``image/*`` body, or in JSON as
+``{"base64": …}``, ``{"data_uri": …}``, ``{"url": …}`` or, short, a data URI. A plain string is
+never taken for a path or an address. Parameters come from the query, form fields and JSON
+members; one named twice with different values is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from facegraph.config import IngressTuning
+from facegraph.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
+
+IMAGE_FIELDS = ("image", "images", "source", "target")
+_LARGE = 256 * 1024
+"""Bodies above this are decoded off the event loop."""
+
+FetchUrl = Callable[[str, int], Awaitable[bytes]]
+"""Fetches a URL, at most that many bytes; raises InvalidRequest where fetching is off."""
+
+
+@dataclass(slots=True)
+class Parsed:
+    """What a request brought: compressed images by field, everything else in ``params``."""
+
+    params: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, list[bytes]] = field(default_factory=dict)
+
+    def add_param(self, name: str, value: Any) -> None:
+        if name in self.params and self.params[name] != value:
+            raise InvalidRequest(f"parameter {name!r} is given twice, with different values")
+        self.params[name] = value
+
+
+class Limits:
+    """Counts a request's images against the limits in force."""
+
+    def __init__(self, tuning: IngressTuning) -> None:
+        self.tuning = tuning
+        self._images = 0
+
+    def admit(self, data: bytes) -> bytes:
+        self._images += 1
+        if self._images > self.tuning.max_images:
+            raise InvalidRequest(f"more than {self.tuning.max_images} images in one request")
+        if len(data) > self.tuning.max_image_bytes:
+            raise ImageTooLarge(f"an image may have {self.tuning.max_image_bytes} bytes")
+        return data
+
+
+async def parse(request: Request, tuning: IngressTuning, fetch: FetchUrl) -> Parsed:
+    """Reads the query and the body.
+
+    Raises InvalidRequest, ImageTooLarge or UnsupportedMediaType; what the body's images hold is
+    not looked at.
+    """
+    parsed = Parsed()
+    for name, value in request.query_params.multi_items():
+        parsed.add_param(name, value)
+    if request.method in ("GET", "HEAD", "DELETE"):
+        return parsed
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    limits = Limits(tuning)
+    if media_type == "multipart/form-data":
+        await _read_form(request, parsed, limits)
+    else:
+        body = await read_body(request, tuning.max_request_bytes)
+        await _read_body(media_type, body, parsed, limits, fetch)
+    return parsed
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body; ImageTooLarge past ``limit`` bytes, before more of it is held."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise ImageTooLarge(f"a request may have {limit} bytes")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise ImageTooLarge(f"a request may have {limit} bytes")
+    return bytes(body)
+
+
+async def _read_form(request: Request, parsed: Parsed, limits: Limits) -> None:
+    tuning = limits.tuning
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > tuning.max_request_bytes:
+        raise ImageTooLarge(f"a request may have {tuning.max_request_bytes} bytes")
+    bounded = Request(request.scope, _bounded(request, tuning.max_request_bytes))
+    try:
+        form = await bounded.form(
+            max_files=tuning.max_images + 1,
+            max_fields=100,
+            max_part_size=tuning.max_image_bytes * 2,
+        )
+    except HTTPException as error:
+        raise InvalidRequest(f"the form cannot be read: {error.detail}") from None
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                await _add_file(name, value, parsed, limits)
+            elif name in IMAGE_FIELDS:
+                data = limits.admit(await _from_data_uri(value))
+                parsed.images.setdefault(name, []).append(data)
+            else:
+                parsed.add_param(name, value)
+    finally:
+        await form.close()
+
+
+def _bounded(request: Request, limit: int) -> Callable[[], Awaitable[Any]]:
+    seen = 0
+
+    async def receive() -> Any:
+        nonlocal seen
+        message = await request.receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise ImageTooLarge(f"a request may have {limit} bytes")
+        return message
+
+    return receive
+
+
+async def _add_file(name: str, upload: UploadFile, parsed: Parsed, limits: Limits) -> None:
+    if name not in IMAGE_FIELDS:
+        raise InvalidRequest(f"unknown file field {name!r}; images come as {_names()}")
+    if (upload.size or 0) > limits.tuning.max_image_bytes:
+        raise ImageTooLarge(f"an image may have {limits.tuning.max_image_bytes} bytes")
+    parsed.images.setdefault(name, []).append(limits.admit(await upload.read()))
+
+
+async def _read_body(
+    media_type: str, body: bytes, parsed: Parsed, limits: Limits, fetch: FetchUrl
+) -> None:
+    if media_type.startswith("image/"):
+        parsed.images["image"] = [limits.admit(body)]
+    elif media_type == "application/json" or media_type.endswith("+json"):
+        members = await parse_json(body)
+        if not isinstance(members, dict):
+            raise InvalidRequest("the JSON body must be an object")
+        for name, value in members.items():
+            if name in IMAGE_FIELDS:
+                parsed.images[name] = await _resolve_all(name, value, limits, fetch)
+            else:
+                parsed.add_param(name, value)
+    elif body:
+        raise UnsupportedMediaType(
+            f"content type {media_type or 'missing'!r}: send multipart/form-data, "
+            "an image/* body or application/json"
+        )
+
+
+async def parse_json(body: bytes) -> Any:
+    """The JSON value of a body; InvalidRequest when it is none."""
+    try:
+        if len(body) > _LARGE:
+            return await asyncio.to_thread(json.loads, body)
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from None
+
+
+async def _resolve_all(name: str, value: Any, limits: Limits, fetch: FetchUrl) -> list[bytes]:
+    several = name == "images"
+    if several != isinstance(value, list):
+        raise InvalidRequest(f"{name!r} must be {'a list of images' if several else 'one image'}")
+    if not several:
+        return [limits.admit(await resolve_image(value, limits.tuning, fetch))]
+    if len(value) > limits.tuning.max_images:
+        raise InvalidRequest(f"more than {limits.tuning.max_images} images in one request")
+    return [limits.admit(await resolve_image(item, limits.tuning, fetch)) for item in value]
+
+
+async def resolve_image(value: Any, tuning: IngressTuning, fetch: FetchUrl) -> bytes:
+    """The compressed bytes behind one JSON image."""
+    if isinstance(value, str):
+        return await _from_data_uri(value)
+    if not isinstance(value, dict) or len(value) != 1:
+        raise InvalidRequest('an image is a data URI or {"base64"|"data_uri"|"url": "…"}')
+    ((kind, text),) = value.items()
+    if not isinstance(text, str):
+        raise InvalidRequest(f"image {kind!r} must be a string")
+    if kind == "base64":
+        return await _from_base64(text)
+    if kind == "data_uri":
+        return await _from_data_uri(text)
+    if kind == "url":
+        return await fetch(text, tuning.max_image_bytes)
+    raise InvalidRequest(f'unknown image source {kind!r}; known: "base64", "data_uri", "url"')
+
+
+async def _from_data_uri(text: str) -> bytes:
+    head, comma, payload = text.partition(",")
+    head = head.strip().lower()
+    if not comma or not head.startswith("data:"):
+        raise InvalidRequest("an image string must be a data URI (data:image/…;base64,…)")
+    if not head.startswith("data:image/") or not head.endswith(";base64"):
+        raise InvalidRequest("an image's data URI must be data:image/…;base64,…")
+    return await _from_base64(payload)
+
+
+async def _from_base64(text: str) -> bytes:
+    if len(text) > _LARGE:
+        return await asyncio.to_thread(_decode_base64, text)
+    return _decode_base64(text)
+
+
+def _decode_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest("the image is not valid base64") from None
+
+
+def _names() -> str:
+    return ", ".join(repr(name) for name in IMAGE_FIELDS)

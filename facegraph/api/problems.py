@@ -1,0 +1,39 @@
+"""Errors as RFC 9457 problems. Whatever goes wrong leaves as one of these, never a traceback."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.responses import Response
+
+from facegraph.errors import FacegraphError
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def problem(error: FacegraphError, request_id: str) -> dict[str, Any]:
+    """The problem's JSON object."""
+    return {
+        "type": f"urn:facegraph:problem:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "request_id": request_id,
+        "errors": list(error.errors),
+    }
+
+
+def headers(error: FacegraphError) -> dict[str, str]:
+    """Retry-After, where waiting helps."""
+    return {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+
+
+def respond(error: FacegraphError, request_id: str) -> Response:
+    return Response(
+        json.dumps(problem(error, request_id)),
+        error.status,
+        headers(error),
+        MEDIA_TYPE,
+    )

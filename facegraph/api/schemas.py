@@ -1,0 +1,257 @@
+"""The shapes of v1 answers. They type the handlers and are the schemas in OpenAPI."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+from facegraph.types import (
+    Collection,
+    Contract,
+    Decision,
+    Detection,
+    Faces,
+    Match,
+    Sample,
+    Subject,
+)
+
+
+class Box(TypedDict):
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class Face(TypedDict):
+    bbox: Box
+    bbox_normalized: Box
+    landmarks: list[list[float]]
+    detection_score: float
+
+
+class ImageSize(TypedDict):
+    width: int
+    height: int
+
+
+class Answer(TypedDict):
+    request_id: NotRequired[str]
+
+
+class DetectAnswer(Answer):
+    faces: list[Face]
+    image: ImageSize
+    model: str
+
+
+class EmbeddedFace(Face):
+    embedding: list[float]
+
+
+class ContractAnswer(TypedDict):
+    id: str
+    dimension: int
+    pack: str
+
+
+class EmbeddingsAnswer(Answer):
+    faces: list[EmbeddedFace]
+    image: ImageSize
+    contract: ContractAnswer
+    model: str
+
+
+class VerifyAnswer(Answer):
+    decision: Literal["match", "unknown"]
+    similarity: float
+    threshold: float
+    source: Face
+    target: Face
+    model: str
+
+
+class CollectionAnswer(Answer):
+    id: str
+    name: str | None
+    description: str | None
+    metadata: dict[str, Any]
+    threshold: float | None
+    keep_crops: bool
+    contract: str
+    subject_count: int
+    sample_count: int
+    version: int
+    created_at: str
+    updated_at: str
+
+
+class CollectionList(Answer):
+    collections: list[CollectionAnswer]
+    next_cursor: str | None
+
+
+class SubjectFields(TypedDict):
+    id: str
+    collection_id: str
+    name: str | None
+    external_id: str | None
+    metadata: dict[str, Any]
+    sample_count: int
+    created_at: str
+    updated_at: str
+
+
+class SubjectAnswer(SubjectFields, Answer):
+    pass
+
+
+class SubjectList(Answer):
+    subjects: list[SubjectFields]
+    next_cursor: str | None
+
+
+class SampleFields(TypedDict):
+    id: str
+    subject_id: str
+    bbox: Box | None
+    detection_score: float | None
+    created_at: str
+
+
+class SampleList(Answer):
+    samples: list[SampleFields]
+    next_cursor: str | None
+
+
+class RejectedImage(TypedDict):
+    index: int
+    code: str
+    detail: str
+
+
+class EnrolledSubject(Answer):
+    subject: SubjectFields
+    samples: list[SampleFields]
+    rejected: list[RejectedImage]
+    version: int
+
+
+class EnrolledSamples(Answer):
+    samples: list[SampleFields]
+    rejected: list[RejectedImage]
+    version: int
+
+
+class MatchAnswer(TypedDict):
+    subject_id: str
+    name: str | None
+    metadata: dict[str, Any]
+    sample_id: str
+    similarity: float
+
+
+class SearchedFace(TypedDict):
+    bbox: NotRequired[Box]
+    bbox_normalized: NotRequired[Box]
+    landmarks: NotRequired[list[list[float]]]
+    detection_score: NotRequired[float]
+    decision: Decision
+    matches: list[MatchAnswer]
+    threshold: float
+
+
+class SearchAnswer(Answer):
+    faces: list[SearchedFace]
+    image: NotRequired[ImageSize]
+    version: int
+    model: str
+
+
+class AnyAnswer(Answer):
+    """An object whose members are told by the endpoint's own documentation."""
+
+
+def box(x1: float, y1: float, x2: float, y2: float) -> Box:
+    return {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1}
+
+
+def face_list(detection: Detection) -> list[Face]:
+    """The faces of a detection, in its order."""
+    faces: Faces = detection.faces
+    w, h = detection.width, detection.height
+    rows = zip(
+        faces.boxes.tolist(),
+        faces.landmarks.tolist(),
+        faces.detection_scores.tolist(),
+        strict=True,
+    )
+    return [
+        {
+            "bbox": box(x1, y1, x2, y2),
+            "bbox_normalized": box(x1 / w, y1 / h, x2 / w, y2 / h),
+            "landmarks": landmarks,
+            "detection_score": score,
+        }
+        for (x1, y1, x2, y2), landmarks, score in rows
+    ]
+
+
+def image_size(detection: Detection) -> ImageSize:
+    return {"width": detection.width, "height": detection.height}
+
+
+def contract_answer(contract: Contract) -> ContractAnswer:
+    return {"id": contract.id, "dimension": contract.dimension, "pack": contract.pack}
+
+
+def collection_answer(collection: Collection) -> CollectionAnswer:
+    return {
+        "id": collection.id,
+        "name": collection.name,
+        "description": collection.description,
+        "metadata": dict(collection.metadata),
+        "threshold": collection.threshold,
+        "keep_crops": collection.keep_crops,
+        "contract": collection.contract_id,
+        "subject_count": collection.subject_count,
+        "sample_count": collection.sample_count,
+        "version": collection.version,
+        "created_at": collection.created_at.isoformat(),
+        "updated_at": collection.updated_at.isoformat(),
+    }
+
+
+def subject_fields(subject: Subject) -> SubjectFields:
+    return {
+        "id": subject.id,
+        "collection_id": subject.collection_id,
+        "name": subject.name,
+        "external_id": subject.external_id,
+        "metadata": dict(subject.metadata),
+        "sample_count": subject.sample_count,
+        "created_at": subject.created_at.isoformat(),
+        "updated_at": subject.updated_at.isoformat(),
+    }
+
+
+def sample_fields(sample: Sample) -> SampleFields:
+    return {
+        "id": sample.id,
+        "subject_id": sample.subject_id,
+        "bbox": None if sample.bbox is None else box(*sample.bbox),
+        "detection_score": sample.detection_score,
+        "created_at": sample.created_at.isoformat(),
+    }
+
+
+def match_answer(match: Match) -> MatchAnswer:
+    return {
+        "subject_id": match.subject_id,
+        "name": match.name,
+        "metadata": dict(match.metadata),
+        "sample_id": match.sample_id,
+        "similarity": match.similarity,
+    }

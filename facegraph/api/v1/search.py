@@ -1,0 +1,103 @@
+"""Identify: who of a collection is in a picture."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from facegraph.api.endpoint import Call, Params, endpoint
+from facegraph.api.fields import Embedding, MaxFaces, Text, Threshold
+from facegraph.api.schemas import (
+    SearchAnswer,
+    SearchedFace,
+    face_list,
+    image_size,
+    match_answer,
+)
+from facegraph.api.v1.faces import IMAGE_ERRORS
+from facegraph.errors import CollectionNotFound, ContractMismatch, GalleryBehind, InvalidRequest
+from facegraph.service import Identification, Identified
+from facegraph.types import Consistency, FloatArray
+
+
+class SearchParams(Params):
+    limit: Annotated[int, Field(ge=1, le=100, description="Subjects per face.")] | None = None
+    threshold: Threshold | None = None
+    max_faces: MaxFaces | None = None
+    consistency: Consistency = "strong"
+    include_below: bool = False
+    embedding: Embedding | None = None
+    contract: Text | None = None
+
+
+@endpoint(
+    "POST",
+    "/v1/collections/{c}/search",
+    answer=SearchAnswer,
+    params=SearchParams,
+    images="optional",
+    errors=(*IMAGE_ERRORS, CollectionNotFound, ContractMismatch, GalleryBehind),
+)
+async def search(call: Call[SearchParams]) -> SearchAnswer:
+    """The subjects each face may be, best first, with the decision.
+
+    `match`: the best subject is at or over the threshold. `ambiguous`: another subject comes
+    almost as close. `unknown`: nobody is close enough. Only subjects at or over the threshold
+    are listed unless `include_below=true`. `consistency=strong` sees every write acknowledged
+    before the search began; `eventual` may lag by the poll interval and skips the check.
+    """
+    if (call.params.embedding is None) == (not call.images):
+        raise InvalidRequest("send an image, or an embedding with its contract")
+    if call.params.embedding is not None:
+        return await _search_embedding(call, call.params.embedding)
+    embedded = await call.service.embed(call.images[0], call.params.max_faces)
+    found = await _identify(call, embedded.embeddings)
+    faces: list[SearchedFace] = [
+        {**face, **_decision(probe, found.threshold)}
+        for face, probe in zip(face_list(embedded.detection), found.probes, strict=True)
+    ]
+    return {
+        "faces": faces,
+        "image": image_size(embedded.detection),
+        "version": found.version,
+        "model": call.service.pack.name,
+    }
+
+
+async def _search_embedding(call: Call[SearchParams], embedding: list[float]) -> SearchAnswer:
+    if call.params.contract is None:
+        raise InvalidRequest("an embedding needs the contract it was made under")
+    probes = call.service.probes([embedding], call.params.contract)
+    found = await _identify(call, probes)
+    return {
+        "faces": [_decision(probe, found.threshold) for probe in found.probes],
+        "version": found.version,
+        "model": call.service.pack.name,
+    }
+
+
+async def _identify(call: Call[SearchParams], probes: FloatArray) -> Identification:
+    params = call.params
+    found = await call.service.identify(
+        call.path["c"],
+        probes,
+        limit=params.limit,
+        threshold=params.threshold,
+        include_below=params.include_below,
+        consistency=params.consistency,
+    )
+    for probe in found.probes:
+        call.state.metrics.decisions.labels(probe.decision).inc()
+    return found
+
+
+def _decision(probe: Identified, threshold: float) -> SearchedFace:
+    return {
+        "decision": probe.decision,
+        "matches": [match_answer(match) for match in probe.matches],
+        "threshold": threshold,
+    }
+
+
+ENDPOINTS = (search,)

@@ -1,0 +1,89 @@
+"""What runs here: models, settings in force, health."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from facegraph import __version__
+from facegraph.api.endpoint import Call, NoParams, endpoint
+from facegraph.api.schemas import AnyAnswer, contract_answer
+from facegraph.errors import FacegraphError, Unavailable
+from facegraph.models.packs import FacePack
+
+READY_TIMEOUT_S = 5.0
+
+
+@endpoint("GET", "/v1/models", answer=AnyAnswer, params=NoParams)
+async def models(call: Call[NoParams]) -> Mapping[str, Any]:
+    """The face pack with its files, digests and licence, and what runs each model."""
+    pack = call.service.pack
+    return {
+        "face_pack": _pack(pack),
+        "contract": contract_answer(call.service.contract),
+        "running": await call.service.graph.describe(),
+    }
+
+
+@endpoint("GET", "/v1/system", answer=AnyAnswer, params=NoParams)
+async def system(call: Call[NoParams]) -> Mapping[str, Any]:
+    """Version, settings and limits in force. Secrets are left out."""
+    settings = call.service.settings.model_dump(mode="json", exclude={"database_url"})
+    database = "external" if call.service.settings.database_url else "embedded"
+    return {
+        "version": __version__,
+        "settings": settings | {"database": database},
+        "limits": call.service.tuning.model_dump(mode="json"),
+        "threshold": call.service.threshold(None, None),
+        "contract": contract_answer(call.service.contract),
+        "running": await call.service.graph.describe(),
+    }
+
+
+@endpoint("GET", "/livez", answer=AnyAnswer, params=NoParams)
+async def livez(call: Call[NoParams]) -> Mapping[str, Any]:
+    """200 as long as the process answers."""
+    return {"status": "alive"}
+
+
+@endpoint("GET", "/readyz", answer=AnyAnswer, params=NoParams, errors=(Unavailable,))
+async def readyz(call: Call[NoParams]) -> Mapping[str, Any]:
+    """200 when the models are warm, the database answers and the galleries are loaded.
+
+    A replica of the graph answers only after its models are warm and its galleries are at the
+    version read when it started, so asking each for its description is the check.
+    """
+    checks = {"store": call.service.store.ping(), "graph": call.service.graph.describe()}
+    results = await asyncio.gather(
+        *(asyncio.wait_for(check, READY_TIMEOUT_S) for check in checks.values()),
+        return_exceptions=True,
+    )
+    failed = tuple(
+        {"check": name, "detail": _say(result)}
+        for name, result in zip(checks, results, strict=True)
+        if isinstance(result, BaseException)
+    )
+    if failed:
+        raise Unavailable("not ready: " + "; ".join(f["detail"] for f in failed), failed)
+    return {"status": "ready", "face_pack": call.service.pack.name}
+
+
+def _pack(pack: FacePack) -> dict[str, Any]:
+    return {
+        "name": pack.name,
+        "summary": pack.summary,
+        "licence": asdict(pack.licence),
+        "calibration": asdict(pack.calibration),
+        "files": [{"name": file.name, "sha256": file.sha256} for file in pack.files],
+    }
+
+
+def _say(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {READY_TIMEOUT_S:g} s"
+    return str(error) if isinstance(error, FacegraphError) else type(error).__name__
+
+
+ENDPOINTS = (models, system, livez, readyz)

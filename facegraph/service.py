@@ -1,0 +1,243 @@
+"""What the service does with pictures, once for all its dialects.
+
+Every operation is a few calls of the graph and of the store; ``api/`` only translates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, TypeVar
+
+import numpy as np
+
+from facegraph.config import IngressTuning, Settings
+from facegraph.decisions import decide, similarity
+from facegraph.errors import (
+    ContractMismatch,
+    FacegraphError,
+    FaceNotFound,
+    InvalidImage,
+    InvalidRequest,
+    SeveralFaces,
+    Unavailable,
+    Unprocessable,
+)
+from facegraph.graph import Graph, Query
+from facegraph.models.packs import FacePack
+from facegraph.store import Store
+from facegraph.types import (
+    Consistency,
+    Contract,
+    Decision,
+    Detection,
+    FloatArray,
+    Match,
+    NewSample,
+)
+
+T = TypeVar("T")
+
+FacePolicy = Literal["only", "largest"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedded:
+    """A detection with the embedding of each of its faces: (n, d) float32, L2-normalised."""
+
+    detection: Detection
+    embeddings: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Why picture ``index`` of a request gave no sample."""
+
+    index: int
+    error: FacegraphError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verification:
+    decision: Decision
+    similarity: float
+    threshold: float
+    source: Detection
+    target: Detection
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """The decision for one probe with its subjects, best first."""
+
+    decision: Decision
+    matches: tuple[Match, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Identification:
+    """``probes[i]`` answers face or embedding i; all at one ``version`` of the gallery."""
+
+    version: int
+    threshold: float
+    probes: tuple[Identified, ...]
+
+
+@dataclass(slots=True)
+class Service:
+    """The graph, the store and the limits in force."""
+
+    graph: Graph
+    store: Store
+    settings: Settings
+    tuning: IngressTuning
+    pack: FacePack
+
+    @property
+    def contract(self) -> Contract:
+        return self.pack.contract
+
+    async def detect(self, image: bytes, max_faces: int | None = None) -> Detection:
+        return await self.graph.detect(image, max_faces=self._faces(max_faces), crops=False)
+
+    async def embed(self, image: bytes, max_faces: int | None = None) -> Embedded:
+        """The largest ``max_faces`` faces of ``image`` with their embeddings."""
+        detection = await self.graph.detect(image, max_faces=self._faces(max_faces), crops=True)
+        if not len(detection.faces):
+            return Embedded(detection, np.zeros((0, self.contract.dimension), np.float32))
+        return Embedded(detection, await self.graph.embed(detection.crops))
+
+    async def verify(
+        self, source: bytes, target: bytes, threshold: float | None = None
+    ) -> Verification:
+        """1:1 between the largest faces. FaceNotFound names the picture without one."""
+        one, other = await _all(self._largest(source, "source"), self._largest(target, "target"))
+        score = similarity(one.embeddings[0], other.embeddings[0])
+        bar = self.threshold(threshold, None)
+        decision: Decision = "match" if score >= bar else "unknown"
+        return Verification(decision, score, bar, one.detection, other.detection)
+
+    async def identify(
+        self,
+        collection_id: str,
+        probes: FloatArray,
+        *,
+        limit: int | None = None,
+        threshold: float | None = None,
+        include_below: bool = False,
+        consistency: Consistency = "strong",
+    ) -> Identification:
+        """1:N for each row of ``probes`` (n, d) float32, L2-normalised.
+
+        The second best subject is always looked at, so that a decision does not depend on
+        ``limit``.
+        """
+        limit = self.tuning.search_limit if limit is None else limit
+        query = Query(max(limit, 2), consistency)
+        found = await self.graph.match(collection_id, self.contract.id, probes, query)
+        bar = self.threshold(threshold, found.threshold)
+        return Identification(
+            found.version,
+            bar,
+            tuple(
+                Identified(
+                    decide(matches, bar, self.tuning.margin),
+                    tuple(m for m in matches[:limit] if include_below or m.similarity >= bar),
+                )
+                for matches in found.matches
+            ),
+        )
+
+    async def samples(
+        self, images: Sequence[bytes], face: FacePolicy = "only"
+    ) -> tuple[list[NewSample], list[Rejected]]:
+        """A sample from each picture, or the reason there is none.
+
+        Raises when no picture gave one: a single picture's own error, else Unprocessable with
+        every reason in ``errors``. An Unavailable part fails the whole: it may work next time.
+        """
+        outcomes = await _all(*(self._sample(image, face) for image in images))
+        rejected = [Rejected(i, o) for i, o in enumerate(outcomes) if isinstance(o, FacegraphError)]
+        if images and len(rejected) == len(images):
+            _raise(rejected)
+        return [o for o in outcomes if isinstance(o, NewSample)], rejected
+
+    def probes(self, embeddings: Sequence[Sequence[float]], contract_id: str) -> FloatArray:
+        """Client-made embeddings as (n, d) float32, normalised; ContractMismatch when foreign."""
+        if contract_id != self.contract.id:
+            raise ContractMismatch(
+                f"embeddings of contract {contract_id!r} cannot be compared: "
+                f"the active contract is {self.contract.id!r}"
+            )
+        widths = {len(row) for row in embeddings}
+        if widths != {self.contract.dimension}:
+            raise InvalidRequest(
+                f"an embedding of this contract has {self.contract.dimension} numbers, "
+                f"got {', '.join(map(str, sorted(widths)))}"
+            )
+        rows = np.asarray(embeddings, np.float64)
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        if not np.isfinite(norms).all() or (norms < 1e-6).any():
+            raise InvalidRequest("an embedding must be finite and must not be all zeros")
+        normalised: FloatArray = (rows / norms).astype(np.float32)
+        return normalised
+
+    def threshold(self, asked: float | None, collection: float | None) -> float:
+        """The threshold in force: asked for, the collection's, the operator's, the pack's."""
+        for value in (asked, collection, self.tuning.threshold):
+            if value is not None:
+                return value
+        return self.pack.threshold
+
+    def _faces(self, max_faces: int | None) -> int:
+        return min(max_faces or self.tuning.max_faces, self.tuning.max_faces)
+
+    async def _largest(self, image: bytes, name: str) -> Embedded:
+        embedded = await self.embed(image, 1)
+        if not len(embedded.detection.faces):
+            raise FaceNotFound(f"no face in image {name!r}")
+        return embedded
+
+    async def _sample(self, image: bytes, face: FacePolicy) -> NewSample | FacegraphError:
+        try:
+            detection = await self.graph.detect(image, max_faces=1, crops=True)
+            if not detection.found:
+                raise FaceNotFound("no face in the image")
+            if detection.found > 1 and face == "only":
+                raise SeveralFaces(
+                    f"{detection.found} faces in the image; send one, or ask for face=largest"
+                )
+            (embedding,) = await self.graph.embed(detection.crops)
+        except Unavailable:
+            raise
+        except FacegraphError as error:
+            return error
+        x1, y1, x2, y2 = detection.faces.boxes[0].tolist()
+        return NewSample(
+            embedding=embedding,
+            bbox=(x1, y1, x2, y2),
+            detection_score=float(detection.faces.detection_scores[0]),
+            crop=detection.crops[0],
+        )
+
+
+async def _all(*parts: Coroutine[Any, Any, T]) -> list[T]:
+    """Every part's result, in order; the first error cancels the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(part) for part in parts]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _raise(rejected: Sequence[Rejected]) -> NoReturn:
+    if len(rejected) == 1:
+        raise rejected[0].error
+    errors = tuple(
+        {"index": r.index, "code": r.error.code, "detail": r.error.detail} for r in rejected
+    )
+    first = type(rejected[0].error)
+    kind = first if issubclass(first, Unprocessable) else InvalidImage
+    raise kind("no picture could be enrolled", errors)
