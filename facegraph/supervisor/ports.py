@@ -1,0 +1,33 @@
+"""Free ports, so that copies run side by side."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+
+from facegraph.errors import ConfigError
+
+
+def free_ports(count: int) -> list[int]:
+    """``count`` different loopback ports that nothing listens on now.
+
+    Another process can take one before it is used: unlikely, and its user then says so.
+    """
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [int(sock.getsockname()[1]) for sock in sockets]
+
+
+def require_free(host: str, port: int) -> None:
+    """ConfigError when ``host:port`` is taken."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {host}:{port} ({error.strerror}); "
+                "choose another with --port, or PORT= for make serve"
+            ) from None

@@ -1,0 +1,131 @@
+"""The course of ``facegraph serve``: models, database, Ray, Serve; then wait, and end in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from types import FrameType
+
+from facegraph.errors import StartupError
+from facegraph.supervisor import configuration, processes
+from facegraph.supervisor.configuration import Launch
+from facegraph.supervisor.environment import ray_environment
+from facegraph.supervisor.instance import Instance
+from facegraph.supervisor.journal import Journal
+from facegraph.supervisor.parts import database, face_pack
+from facegraph.supervisor.ports import require_free
+from facegraph.supervisor.runtime import runtime_folder
+
+READY_TIMEOUT_S = 600.0
+"""Loading large galleries is part of the start."""
+
+PROBE_TIMEOUT_S = 10.0
+POLL_S = 0.2
+
+Say = Callable[[str], None]
+
+
+class _Stop(Exception):
+    """A signal asked for the end."""
+
+
+def supervise(launch: Launch, say: Say, complain: Say) -> int:
+    """Runs one copy of the service until a signal ends it; the exit status.
+
+    ``say`` gets the one line that tells it is ready, ``complain`` everything else. StartupError
+    tells why it cannot start. Everything started here has ended when this returns.
+    """
+    try:
+        with _signals_raise(), ExitStack() as stack:
+            require_free(launch.host, launch.port)
+            journal = stack.enter_context(closing(Journal(_log_path(launch))))
+            face_pack(launch.settings, complain)
+            stack.enter_context(database(launch.settings))
+            processes.adopt_orphans()
+            folder = stack.enter_context(runtime_folder())
+            environment = configuration.with_data_folder(os.environ, launch.settings)
+            instance = Instance(folder, ray_environment(environment, folder), journal.sink)
+            stack.callback(_stop, instance, complain)
+
+            def pass_on() -> None:
+                for line in journal.news():
+                    complain(line)
+
+            instance.start(configuration.write(launch, folder), pass_on)
+            pack = _wait_ready(launch, instance, journal, pass_on)
+            say(
+                f"Facegraph answers at {launch.url} (documentation: {launch.url}/docs); "
+                f"face pack {pack}; data in {launch.settings.data_path}"
+            )
+            return _watch(instance, journal, pass_on, complain)
+    except _Stop:
+        return 0
+
+
+def _log_path(launch: Launch) -> Path:
+    return launch.settings.data_path / "logs" / f"serve-{launch.port}.log"
+
+
+def _wait_ready(
+    launch: Launch, instance: Instance, journal: Journal, pass_on: Callable[[], None]
+) -> str:
+    """The face pack in use, once ``/readyz`` answers 200."""
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < deadline:
+        pass_on()
+        journal.raise_if_hopeless()
+        if ended := instance.ended():
+            raise StartupError(f"{ended}; the log ends:\n{journal.tail()}")
+        if (pack := _probe(launch.url)) is not None:
+            return pack
+        time.sleep(POLL_S)
+    raise StartupError(f"not ready within {READY_TIMEOUT_S:g} s; see {journal.path}")
+
+
+def _probe(url: str) -> str | None:
+    """The face pack that ``/readyz`` names; None while it does not answer 200."""
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=PROBE_TIMEOUT_S) as answer:
+            return str(json.load(answer)["face_pack"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _watch(instance: Instance, journal: Journal, pass_on: Callable[[], None], complain: Say) -> int:
+    """Waits for the end of a child, which is never wanted: status 1."""
+    while (ended := instance.ended()) is None:
+        pass_on()
+        time.sleep(POLL_S)
+    complain(f"facegraph: {ended}; the log ends:\n{journal.tail()}\nall of it: {journal.path}")
+    return 1
+
+
+def _stop(instance: Instance, complain: Say) -> None:
+    if killed := instance.stop():
+        complain(f"facegraph: had to kill {', '.join(killed)}")
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGINT and SIGTERM raise _Stop, once: the end itself is not interrupted."""
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise _Stop
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
