@@ -1,6 +1,6 @@
 # make serve   the service on http://127.0.0.1:8000; PORT=8001 for another; Ctrl-C ends it
 # make test    lint, types and the whole suite
-# The rest: make lint types unit bench clean
+# The rest: make install lint types unit bench clean
 
 # PYTHON is only used to make .venv. GPU=1 installs the CUDA build of ONNX Runtime, GPU=0 the CPU
 # build; unset: whether nvidia-smi answers.
@@ -14,10 +14,12 @@ STAMP := $(VENV)/.installed-gpu$(GPU)
 SHIMS := ./packaging/opencv-python $(if $(filter 1,$(GPU)),./packaging/onnxruntime)
 INPUTS := pyproject.toml constraints.txt $(wildcard packaging/*/pyproject.toml)
 
-.PHONY: serve test check-environment lint types unit pytest bench clean
+.PHONY: serve test install check-environment lint types unit pytest bench clean
 
 serve: $(STAMP)
 	@exec $(BIN)/facegraph serve $(if $(PORT),--port $(PORT))
+
+install: $(STAMP)
 
 test: lint types pytest
 

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 SYSLOG = re.compile(r"^ *log 127\.0\.0\.1:514 .*\n", re.MULTILINE)
-EVERY_INTERFACE = re.compile(r"^( *bind) (?:\*)?:(\d+)$", re.MULTILINE)
+SIDE_DOOR = re.compile(r"^((?:frontend prometheus|listen stats)\n *bind) \*?:(\d+)$", re.MULTILINE)
 
 PROBLEM = {
     "type": "urn:facegraph:problem:overloaded",
@@ -31,7 +31,7 @@ PR_SET_PDEATHSIG = 1
 
 def mend(configuration: str) -> str:
     """The configuration with its side doors on loopback and without the syslog."""
-    return EVERY_INTERFACE.sub(r"\1 127.0.0.1:\2", SYSLOG.sub("", configuration))
+    return SIDE_DOOR.sub(r"\1 127.0.0.1:\2", SYSLOG.sub("", configuration))
 
 
 def error_page() -> str:

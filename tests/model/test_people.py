@@ -30,15 +30,29 @@ async def service(settings: Settings) -> AsyncIterator[Service]:
         await graph.close()
 
 
+def in_folder(folder: Path, pattern: str = "*.png") -> list[Path]:
+    return sorted(folder.glob(pattern))
+
+
+def people_in(folder: Path) -> dict[str, list[Path]]:
+    """The pictures of each person's folder."""
+    return {path.name: in_folder(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+
+
+def read(pictures: list[Path]) -> list[bytes]:
+    return [picture.read_bytes() for picture in pictures]
+
+
 async def enrol(service: Service, name: str, pictures: list[Path]) -> None:
-    samples, rejected = await service.samples([p.read_bytes() for p in pictures], "largest")
+    samples, rejected = await service.samples(read(pictures), "largest")
     assert rejected == []
     await service.store.create_subject("default", name, samples=samples, contract=service.contract)
 
 
 async def who(service: Service, picture: Path) -> list[tuple[str, str | None]]:
     """Decision and best subject of each face, largest first."""
-    embedded = await service.embed(picture.read_bytes())
+    (data,) = read([picture])
+    embedded = await service.embed(data)
     found = await service.identify("default", embedded.embeddings)
     return [
         (probe.decision, probe.matches[0].subject_id if probe.matches else None)
@@ -47,42 +61,36 @@ async def who(service: Service, picture: Path) -> list[tuple[str, str | None]]:
 
 
 async def test_everybody_of_the_group_photo_is_found(service: Service) -> None:
-    folder = photos.assets("faces", "friends")
-    for picture in sorted(folder.glob("*.png")):
-        await enrol(service, picture.stem, [picture])
+    portraits = in_folder(photos.assets("faces", "friends"))
+    for portrait in portraits:
+        await enrol(service, portrait.stem, [portrait])
     found = await who(service, photos.GROUP)
-    assert sorted(name or "" for _, name in found) == sorted(p.stem for p in folder.glob("*.png"))
+    assert sorted(name or "" for _, name in found) == [portrait.stem for portrait in portraits]
     assert {decision for decision, _ in found} == {"match"}
 
 
 async def test_two_people_are_found_by_their_other_crops_and_in_group_photos(
     service: Service,
 ) -> None:
-    folder = photos.assets("faces", "bbt")
-    people = ("amy", "sheldon")
-    for name in people:
-        await enrol(service, name, sorted((folder / name).glob("*.png"))[:2])
-    for name in people:
-        for picture in sorted((folder / name).glob("*.png"))[2:]:
+    pictures = people_in(photos.assets("faces", "bbt"))
+    enrolled = ("amy", "sheldon")
+    for name in enrolled:
+        await enrol(service, name, pictures[name][:2])
+    for name in enrolled:
+        for picture in pictures[name][2:]:
             assert (await who(service, picture))[0] == ("match", name), picture.name
-    for other in sorted(set(folder.iterdir()) - {folder / name for name in people}):
-        for picture in sorted(other.glob("*.png")):
+    for stranger in pictures.keys() - set(enrolled):
+        for picture in pictures[stranger]:
             assert (await who(service, picture))[0] == ("unknown", None), picture.name
-    seen = [
-        name for photo in sorted(folder.glob("bbt*.jpg")) for _, name in await who(service, photo)
-    ]
-    assert {name for name in seen if name} == set(people)
+    groups = in_folder(photos.assets("faces", "bbt"), "bbt*.jpg")
+    seen = {name for photo in groups for _, name in await who(service, photo)}
+    assert seen == {*enrolled, None}
 
 
 async def test_pair_accuracy(service: Service) -> None:
-    folder = photos.assets("faces", "bbt")
     people = {
-        path.name: [
-            (await service.embed(picture.read_bytes(), 1)).embeddings[0]
-            for picture in sorted(path.glob("*.png"))
-        ]
-        for path in sorted(folder.iterdir())
-        if path.is_dir()
+        name: [(await service.embed(data, 1)).embeddings[0] for data in read(pictures)]
+        for name, pictures in people_in(photos.assets("faces", "bbt")).items()
     }
     threshold = service.pack.threshold
     same = [similarity(a, b) for rows in people.values() for a, b in combinations(rows, 2)]

@@ -45,8 +45,8 @@ def test_a_hundred_rounds_of_enrol_then_search_are_never_stale(
         http.post(f"{path}/subjects", json={"id": f"s{number}"}).raise_for_status()
         body = {"embeddings": [embedding], "contract": contract}
         added = http.post(f"{path}/subjects/s{number}/samples", json=body).raise_for_status()
+        probe = {"embedding": embedding, "contract": contract}
         for _ in range(3):  # whichever replica they land on
-            probe = {"embedding": embedding, "contract": contract}
             found = http.post(f"{path}/search", json=probe).raise_for_status().json()
             assert found["version"] >= added.json()["version"]
             assert [m["subject_id"] for m in found["faces"][0]["matches"]] == [f"s{number}"]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import grpc
+import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -21,12 +22,15 @@ from facegraph.errors import (
     Overloaded,
     TimedOut,
 )
+from facegraph.types import Detection, Faces
 
 pytestmark = pytest.mark.serve
 
 LOST = grpc.aio.AioRpcError(
     grpc.StatusCode.CANCELLED, grpc.aio.Metadata(), grpc.aio.Metadata(), "replica stopped"
 )
+
+DETECTION = Detection(4, 3, Faces.empty(), np.zeros((0, 112, 112, 3), np.uint8), 0)
 
 
 class FakeHandle:
@@ -66,8 +70,8 @@ def task_error(cause: Exception) -> Exception:
 
 
 async def test_the_result_is_passed_on_with_positional_arguments() -> None:
-    handle = FakeHandle("a detection")
-    assert await make(handle).detect(b"image", max_faces=3, crops=True) == "a detection"
+    handle = FakeHandle(DETECTION)
+    assert await make(handle).detect(b"image", max_faces=3, crops=True) is DETECTION
     assert handle.calls == [(b"image", 3, True)]
 
 
@@ -98,11 +102,11 @@ async def test_a_failure_that_a_second_try_would_meet_again(
 
 
 @pytest.mark.parametrize(
-    "lost", [ActorDiedError(), ActorUnavailableError("gone", None), LOST], ids=lambda e: type(e)
+    "lost", [ActorDiedError(), ActorUnavailableError("gone", None), LOST], ids=repr
 )
 async def test_a_lost_replica_is_tried_again(lost: Exception) -> None:
-    handle = FakeHandle(lost, lost, "a detection")
-    assert await make(handle).detect(b"", max_faces=1, crops=False) == "a detection"
+    handle = FakeHandle(lost, lost, DETECTION)
+    assert await make(handle).detect(b"", max_faces=1, crops=False) is DETECTION
 
 
 async def test_a_call_that_loses_every_replica_is_given_up() -> None:

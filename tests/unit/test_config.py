@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from facegraph.config import IngressTuning, Settings, parse, settings_from
+from facegraph.config import (
+    ENVIRONMENT,
+    DetectorTuning,
+    EmbedderTuning,
+    IngressTuning,
+    MatcherTuning,
+    Settings,
+    parse,
+    settings_from,
+)
 from facegraph.errors import ConfigError
 
 
@@ -46,3 +56,15 @@ def test_tuning_names_every_bad_value() -> None:
 def test_every_setting_is_described() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
+
+
+def test_every_setting_is_shown_in_the_shipped_file() -> None:
+    text = (Path(__file__).parents[2] / "serve_config.yaml").read_text()
+    shown = set(re.findall(r"^[ #]*(\w+):", text, re.MULTILINE))
+    models = (Settings, IngressTuning, DetectorTuning, EmbedderTuning, MatcherTuning)
+    assert {name for model in models for name in model.model_fields} <= shown
+
+
+def test_every_variable_is_in_the_readme() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    assert all(f"`{name}`" in text for name in ENVIRONMENT)
