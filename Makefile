@@ -12,6 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-gpu$(GPU)
 SHIMS := ./packaging/opencv-python $(if $(filter 1,$(GPU)),./packaging/onnxruntime)
+OTHER := $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*))
 INPUTS := pyproject.toml constraints.txt $(wildcard packaging/*/pyproject.toml)
 
 .PHONY: serve test install check-environment lint types unit pytest bench clean
@@ -44,14 +45,13 @@ bench: $(STAMP)
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 
-# The two builds of ONNX Runtime own the same files, so the old one goes before the other comes.
+# The two builds of ONNX Runtime own the same files, so the one goes before the other comes.
 $(STAMP): $(INPUTS)
 	@$(MAKE) --no-print-directory check-environment
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@rm -f $(VENV)/.installed-*
 	@echo "installing into $(VENV) (GPU=$(GPU)); the first time takes a minute or two"
-	@test -z "$$(ls $(VENV)/lib*/python3.*/site-packages 2>/dev/null | grep '^onnxruntime')" || \
-	  $(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
+	@test -z "$(OTHER)" || $(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
+	@rm -f $(VENV)/.installed-*
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  $(SHIMS) -e '.[dev]'
 	@$(BIN)/python -m pip check

@@ -1,99 +1,63 @@
 """This service over HTTP against a plain loop over the same engines, in one run.
 
-    .venv/bin/python -m benchmarks.serve [--seconds 8] [--rounds 3] [--clients 1 4 16]
+    .venv/bin/python -m benchmarks.serve [--seconds 3] [--rounds 12] [--clients 1 4 16]
 
-Every round measures in turn: the loop (two processes, one engine thread each: decode,
-detect, align, embed, search), the service on its fast HTTP path, and the service as plain `serve
-run` gives it. All answer "who is in this picture" from galleries of one size. Ratios are of the
-same round; the table shows the median round. The client is one process with one thread per
-connection; it takes its time from the same two cores.
+Three things are up all the time and take turns of a few seconds: the loop (two processes, one
+engine thread each: decode, detect, align, embed, search), the service on its fast HTTP path, and
+the service on Ray's default one. All answer "who is in this picture" from galleries of one size.
+Turns are short and many because machines change their pace; a ratio is of turns that lie side by
+side, and the table shows the median round. The client is one process with a thread per
+connection; it takes its time from the same cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import http.client
-import multiprocessing
 import os
+import platform
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.loop import Loop, random_embeddings
 from benchmarks.pictures import Picture, pictures
-from facegraph.config import DetectorTuning, Settings, settings_from
-from facegraph.types import FloatArray
+from benchmarks.services import fill, free_port, running
+from facegraph.config import settings_from
 
 GALLERY = 1000
 """Samples searched; enrolled as random embeddings, so nobody is found and every answer is alike."""
 
-LOOP_PROCESSES = 2
-START_TIMEOUT_S = 120
-
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """Images a second, and milliseconds an image took at the median and the 99th percentile."""
+class Turn:
+    """Images a second, milliseconds an image took at the median and at the 99th percentile."""
 
     rate: float
     p50_ms: float
     p99_ms: float
+    of_loop: float = 1.0
 
 
-def loop_worker(names: Sequence[str], seconds: float, ready: object, answers: object) -> None:
-    """One process of the loop: engines with one thread each, no HTTP, no queues."""
-    from facegraph.decisions import similarities
-    from facegraph.faces.detection import Detector
-    from facegraph.faces.embedding import EmbeddingModel
-    from facegraph.models.packs import find_pack
-
-    settings = settings_from()
-    pack = find_pack(settings)
-    detector = Detector(pack, DetectorTuning(), engine=settings.engine)
-    embedder = EmbeddingModel(pack, engine=settings.engine)
-    gallery = random_embeddings(GALLERY, pack.contract.dimension)
-    detector.warm_up()
-    embedder.warm_up()
-    images = [Path(name).read_bytes() for name in names]
-    took: list[float] = []
-    ready.wait(START_TIMEOUT_S)  # type: ignore[attr-defined]
-    end = time.perf_counter() + seconds
-    while (began := time.perf_counter()) < end:
-        detection = detector.detect(images[len(took) % len(images)], max_faces=100, crops=True)
-        for embedding in embedder.embed(detection.crops):
-            similarities(gallery, embedding).argmax()
-        took.append(time.perf_counter() - began)
-    answers.put(took)  # type: ignore[attr-defined]
+def summarise(took: Sequence[float], seconds: float, loop: float | None = None) -> Turn:
+    p50, p99 = np.percentile(took, [50, 99]) * 1000
+    rate = len(took) / seconds
+    return Turn(rate, float(p50), float(p99), rate / loop if loop else 1.0)
 
 
-def measure_loop(picture: Picture, seconds: float) -> Result:
-    context = multiprocessing.get_context("spawn")
-    ready, answers = context.Barrier(LOOP_PROCESSES + 1), context.Queue()
-    names = [str(path) for path in picture.paths]
-    workers = [
-        context.Process(target=loop_worker, args=(names, seconds, ready, answers))
-        for _ in range(LOOP_PROCESSES)
-    ]
-    for worker in workers:
-        worker.start()
-    ready.wait(START_TIMEOUT_S)
-    took = [t for _ in workers for t in answers.get()]
-    for worker in workers:
-        worker.join()
-    return summarise(took, seconds)
-
-
-def measure_http(port: int, picture: Picture, clients: int, seconds: float) -> Result:
-    images = [path.read_bytes() for path in picture.paths]
+def ask(port: int, paths: Sequence[Path], clients: int, seconds: float) -> list[float]:
+    """Seconds each search took, of ``clients`` connections that send without pause."""
+    images = [path.read_bytes() for path in paths]
     took: list[list[float]] = [[] for _ in range(clients)]
     failed: list[str] = []
-    start = threading.Barrier(clients + 1)
+    start = threading.Barrier(clients)
 
     def client(number: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -114,76 +78,67 @@ def measure_http(port: int, picture: Picture, clients: int, seconds: float) -> R
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
     for thread in threads:
         thread.start()
-    start.wait()
     for thread in threads:
         thread.join()
     if failed:
         raise SystemExit(f"{len(failed)} clients failed: {failed[0]}")
-    return summarise([t for each in took for t in each], seconds)
-
-
-def summarise(took: Sequence[float], seconds: float) -> Result:
-    p50, p99 = np.percentile(took, [50, 99]) * 1000
-    return Result(len(took) / seconds, float(p50), float(p99))
-
-
-def random_embeddings(n: int, dimension: int) -> FloatArray:
-    rows = np.random.default_rng(0).normal(size=(n, dimension))
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+    return [t for each in took for t in each]
 
 
 @contextmanager
-def service(fast: bool, data_dir: Path, settings: Settings) -> Iterator[int]:
+def service(*, fast: bool) -> Iterator[int]:
     """A service of its own with a filled gallery; yields its port."""
-    from benchmarks.services import fill, free_port, running
-
     port = free_port()
-    environment = {
-        **os.environ,
-        "FACEGRAPH_DATA_DIR": str(data_dir),
-        "FACEGRAPH_MODELS_DIR": str(settings.models_path),
-    }
-    with running(port, fast=fast, environment=environment):
-        fill(port, random_embeddings(GALLERY, 128))
-        yield port
+    with tempfile.TemporaryDirectory(prefix="fg-") as folder:
+        models = {"FACEGRAPH_MODELS_DIR": str(settings_from().models_path)}
+        environment = {**os.environ, **models, "FACEGRAPH_DATA_DIR": folder}
+        with running(port, fast=fast, environment=environment):
+            fill(port, random_embeddings(GALLERY, 128))
+            yield port
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3, help="of a turn")
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     options = parser.parse_args()
-    settings = settings_from()
-    for picture in pictures():
-        print(f"\n{picture.name}: {', '.join(path.name for path in picture.paths)}")
-        table(picture, options, settings)
+    print(f"{platform.platform()}, {os.cpu_count()} cores, {options.rounds} rounds")
+    with ExitStack() as stack:
+        ports = {
+            "fast path": stack.enter_context(service(fast=True)),
+            "default path": stack.enter_context(service(fast=False)),
+        }
+        loop = stack.enter_context(Loop(GALLERY))
+        for picture in pictures():
+            table(picture, loop, ports, options)
 
 
-def table(picture: Picture, options: argparse.Namespace, settings: Settings) -> None:
-    results: dict[str, list[Result]] = {}
-    ratios: dict[str, list[float]] = {}
+def table(picture: Picture, loop: Loop, ports: dict[str, int], options: argparse.Namespace) -> None:
+    turns: dict[str, list[Turn]] = {"loop": []}
+    for port in ports.values():
+        ask(port, picture.paths, max(options.clients), 2)  # warm
     for _ in range(options.rounds):
-        loop = measure_loop(picture, options.seconds)
-        results.setdefault("loop, 2 processes", []).append(loop)
-        for fast in (True, False):
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                service(fast, Path(folder), settings) as port,
-            ):
-                for clients in options.clients:
-                    measure_http(port, picture, clients, 2)
-                    name = f"{'fast path' if fast else 'default flags'}, {clients} clients"
-                    result = measure_http(port, picture, clients, options.seconds)
-                    results.setdefault(name, []).append(result)
-                    ratios.setdefault(name, []).append(result.rate / loop.rate)
+        for clients in options.clients:
+            base = summarise(loop.run(picture.paths, options.seconds), options.seconds)
+            turns["loop"].append(base)
+            for name, port in ports.items():
+                took = ask(port, picture.paths, clients, options.seconds)
+                turn = summarise(took, options.seconds, base.rate)
+                turns.setdefault(f"{name}, {clients} clients", []).append(turn)
+    print(f"\n{picture.name}: {', '.join(path.name for path in picture.paths)}")
     print("| what | images/s | p50 ms | p99 ms | of the loop |\n| --- | --- | --- | --- | --- |")
-    for name, rounds in results.items():
-        middle = sorted(rounds, key=lambda result: result.rate)[len(rounds) // 2]
-        ratio = f"{statistics.median(ratios[name]):.2f}" if name in ratios else "1"
+    for name, rounds in turns.items():
+        numbers = (median(t.rate for t in rounds), median(t.p50_ms for t in rounds))
+        p99, ratio = median(t.p99_ms for t in rounds), median(t.of_loop for t in rounds)
         print(
-            f"| {name} | {middle.rate:.1f} | {middle.p50_ms:.1f} | {middle.p99_ms:.1f} | {ratio} |"
+            f"| {name} | {numbers[0]:.1f} | {numbers[1]:.1f} | {p99:.1f} | {ratio:.2f} |",
+            flush=True,
         )
+
+
+def median(values: Iterator[float]) -> float:
+    return statistics.median(values)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,6 @@ def create_app(service: Service) -> Starlette:
         exception_handlers={
             FacegraphError: _problem,
             HTTPException: _http_error,
-            Exception: _unexpected,
         },
     )
     app.state.facegraph = State(service, Metrics(), url_fetcher(service.settings.fetch_urls))
@@ -96,8 +95,3 @@ async def _http_error(request: Request, error: Exception) -> Response:
     response = await _problem(request, said)
     response.headers.update(error.headers or {})
     return response
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return await _problem(request, FacegraphError("something went wrong here; see the log"))

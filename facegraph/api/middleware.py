@@ -64,6 +64,11 @@ class Gate:
             await exchange.refuse(
                 TimedOut(f"not answered within {tuning.request_timeout_s:g} s"), receive
             )
+        except Exception:
+            log.exception("request %s failed", exchange.request_id)
+            await exchange.refuse(
+                FacegraphError("something went wrong here; the log has the request id"), receive
+            )
 
 
 class _Exchange:

@@ -49,6 +49,7 @@ class Instance:
 
     def ended(self) -> str | None:
         """Which of the two processes has ended, with its status; None while both run."""
+        processes.reap_adopted({child.pid for child in self._children.values()})
         for name, child in self._children.items():
             if child.poll() is not None:
                 return f"{name} ended with status {child.returncode}"

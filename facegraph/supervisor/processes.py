@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -51,6 +51,24 @@ def spawn(
         start_new_session=True,
         preexec_fn=prepare,  # noqa: PLW1509 - this process has one thread
     )
+
+
+def reap_adopted(own: Collection[int]) -> None:
+    """Takes note of adopted processes that have ended, so that none stays as a zombie.
+
+    ``own`` are children whose status somebody else waits for; it stops at such a one.
+    """
+    while (ended := _peek()) is not None and ended not in own:
+        os.waitpid(ended, 0)
+
+
+def _peek() -> int | None:
+    """A child that has ended, left as it is."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if found is None else found.si_pid
 
 
 def end(process: subprocess.Popen[bytes], how: signal.Signals, patience_s: float) -> bool:

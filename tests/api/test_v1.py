@@ -369,6 +369,32 @@ async def test_more_requests_than_the_gate_admits_are_overloaded(
     assert (await client.post("/v1/detect", **image(1))).status_code == 200
 
 
+async def test_a_fault_of_ours_is_told_without_a_traceback(
+    client: httpx.AsyncClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(service.graph, "detect", broken)
+    response = await client.post("/v1/detect", **image(1))
+    assert problem(response) == (500, "internal")
+    assert "secret" not in response.text
+    assert 'facegraph_errors_total{code="internal"} 1.0' in (await client.get("/metrics")).text
+
+
+async def test_a_request_that_takes_too_long_ends(
+    client: httpx.AsyncClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slow(*_: object, **__: object) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(service.graph, "detect", slow)
+    service.tuning = IngressTuning(request_timeout_s=0.05)
+    response = await client.post("/v1/detect", **image(1))
+    assert problem(response) == (503, "timeout")
+    assert response.headers["retry-after"] == "1"
+
+
 async def test_keep_crops_and_enrolled_vectors_are_lossless(
     client: httpx.AsyncClient, service: Service
 ) -> None:

@@ -194,3 +194,27 @@ def test_the_instance_joins_no_other_cluster_and_keeps_the_operators_choices(
     assert made["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
     assert len(made["RAY_AUTH_TOKEN"]) == 64
     assert made["HOME"] == "/home/someone"
+
+
+ADOPTING = """
+import os, subprocess, time
+from facegraph.supervisor import processes
+
+processes.adopt_orphans()
+own = subprocess.Popen(["sleep", "600"])
+orphan = int(subprocess.check_output(["sh", "-c", "sleep 0.1 >/dev/null & echo $!"]))
+while os.path.exists(f"/proc/{orphan}"):  # a zombie exists too
+    processes.reap_adopted({own.pid})
+    time.sleep(0.01)
+own.kill()
+processes.reap_adopted({own.pid})
+print(own.wait())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="adopting orphans is a Linux feature")
+def test_adopted_orphans_do_not_stay_as_zombies() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ADOPTING], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "-9\n"
