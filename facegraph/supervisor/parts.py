@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from facegraph.config import Settings
 from facegraph.models.installing import is_installed, pull
-from facegraph.models.packs import locate
+from facegraph.models.packs import find_pack, locate
 from facegraph.store.server import EmbeddedServer
 
 BUNDLED = "opencv"
@@ -17,10 +17,12 @@ BUNDLED = "opencv"
 def face_pack(settings: Settings, say: Callable[[str], None]) -> None:
     """Fetches the bundled pack when it is the one in use and absent.
 
-    Any other absent pack is a ModelMissing, when the graph loads it, that says what to run.
+    Any other absent pack is a ModelMissing that says what to run: better now than when a
+    replica looks for it.
     """
     if settings.face_pack == BUNDLED and not is_installed(place := locate(BUNDLED, settings)):
         pull(place, accept_licence=False, given=None, report=say)
+    find_pack(settings)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from facegraph.supervisor.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "serve_config.yaml"
-DEADLINE_S = 120.0
+DEADLINE_S = 180.0
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

@@ -130,7 +130,8 @@ def test_the_death_of_serve_run_is_told(make_copy: MakeCopy) -> None:
     ("args", "status", "sentence"),
     [
         ({"face_pack": "buffalo_s"}, 1, "facegraph models pull buffalo_s"),
-        ({"face_pack": "nobody"}, 1, "nobody"),
+        ({"face_pack": "nobody"}, 2, "nobody"),
+        ({"database_url": "postgresql://127.0.0.1:1/none"}, 1, "127.0.0.1"),
         ({"accelerator": "cuda"}, 1, "Ray counts no GPU in this cluster"),
     ],
 )
