@@ -18,8 +18,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from deployments import rules
 from deployments.arguments import AppArgs
-from deployments.located import Document, Finding, Steps, load, nearest
-from facegraph.config import DetectorTuning, EmbedderTuning, IngressTuning, MatcherTuning
+from deployments.located import Document, Finding, Steps, load
+from facegraph.config import DetectorTuning, EmbedderTuning, IngressTuning, MatcherTuning, nearest
 
 IMPORT_PATH = "deployments.ingress:build"
 

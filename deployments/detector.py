@@ -32,6 +32,9 @@ class Detector:
     async def detect(self, image: bytes, max_faces: int, crops: bool) -> Detection:
         return await self._worker.detect(image, max_faces=max_faces, crops=crops)
 
+    def check_health(self) -> None:
+        self._worker.check()
+
     async def describe(self) -> dict[str, Any]:
         return {"replica": replica_id(), **self._worker.describe()}
 

@@ -32,6 +32,9 @@ class Embedder:
     async def embed(self, crops: ByteArray) -> FloatArray:
         return await self._worker.embed(crops)
 
+    def check_health(self) -> None:
+        self._worker.check()
+
     async def describe(self) -> dict[str, Any]:
         return {"replica": replica_id(), **self._worker.describe()}
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,9 +98,3 @@ def _locate(document: Document, node: yaml.Node, steps: Steps) -> None:
                 document.findings.append(Finding(line, message))
             seen[key.value] = document.lines[(*steps, key.value)] = line
             _locate(document, value, (*steps, key.value))
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name that was probably meant, or nothing."""
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from deployments.arguments import Resources
-from deployments.located import Document, Finding, Steps, nearest
+from deployments.located import Document, Finding, Steps
+from facegraph.config import nearest
 
 EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - looked for, not bound
 

@@ -16,15 +16,9 @@ from typing import Any, TypeVar, cast
 from ray import serve
 
 from facegraph.errors import FacegraphError
+from facegraph.supervisor.journal import CANNOT_START, DID_NOT_START
 
-SAYS = "facegraph: "
-"""How every line for the operator begins; ``facegraph serve`` passes such lines on."""
-
-CANNOT_START = SAYS + "cannot start: "
-"""Said once when the application cannot be built; nothing will try again."""
-
-DID_NOT_START = SAYS + "a replica did not start: "
-"""Said for each replica that fails in its constructor; Serve tries a few times."""
+__all__ = ["CANNOT_START", "DID_NOT_START", "replica_id", "reported", "tell_operator"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from facegraph.errors import Overloaded
+from facegraph.errors import Overloaded, Unavailable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,7 +30,7 @@ class Batcher(Generic[T, R]):
 
     A cancelled item that still waits is dropped; one already running loses only its answer.
     When a batch of several fails, its items run again one by one, so that only the item at fault
-    gets the error.
+    gets the error; an Unavailable is nobody's fault and fails them all.
     """
 
     def __init__(
@@ -105,8 +105,9 @@ class Batcher(Generic[T, R]):
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(batch)} items gave {len(results)} results")
         except Exception as error:  # noqa: BLE001 - it becomes the item's answer
-            if len(batch) == 1:
-                _fail(batch[0][1], error)
+            if len(batch) == 1 or isinstance(error, Unavailable):
+                for _, future in batch:
+                    _fail(future, error)
                 return
             for entry in batch:
                 if not entry[1].cancelled():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -64,7 +64,7 @@ class MatcherTuning(_Model):
     """How galleries are kept current and searched; ``user_config`` of the matcher."""
 
     poll_interval_s: float = Field(
-        1.0, gt=0, le=60, description="How old an `eventual` answer may be, at most."
+        1.0, gt=0, le=60, description="How far an `eventual` answer lags, while the store answers."
     )
     catch_up_timeout_s: float = Field(
         5.0, gt=0, description="A search waits this long for its gallery, then `gallery_behind`."
@@ -155,7 +155,7 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
     known = set(ENVIRONMENT) | OTHER_ENVIRONMENT
     for name in environ:
         if name.startswith("FACEGRAPH_") and name not in known:
-            raise ConfigError(f"unknown environment variable {name}{_nearest(name, known)}")
+            raise ConfigError(f"unknown environment variable {name}{nearest(name, known)}")
     return {
         field: environ[name] for name, field in ENVIRONMENT.items() if environ.get(name, "") != ""
     }
@@ -174,10 +174,11 @@ def parse(model: type[M], values: Mapping[str, Any]) -> M:
 def _say(model: type[BaseModel], part: Any) -> str:
     where = ".".join(str(step) for step in part["loc"])
     if part["type"] == "extra_forbidden":
-        return f"unknown key {where!r}{_nearest(where, set(model.model_fields))}"
+        return f"unknown key {where!r}{nearest(where, set(model.model_fields))}"
     return f"{where}: {part['msg']}"
 
 
-def _nearest(name: str, known: set[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name that was probably meant, or nothing."""
     close = difflib.get_close_matches(name, sorted(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -57,13 +57,21 @@ class _Probe:
     query: Query
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """What one batch is answered from: a snapshot, and the threshold read with its head."""
+
+    snapshot: Snapshot
+    threshold: float | None
+
+
 @dataclass(slots=True, eq=False)
 class _Shelf:
-    """One collection's gallery; ``lock`` admits one writer."""
+    """One collection's gallery; ``lock`` admits one writer. ``view`` is the newest there is."""
 
     batcher: Batcher[_Probe, SearchResult]
     gallery: Gallery | None = None
-    threshold: float | None = None
+    view: _View | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -114,6 +122,7 @@ class Matcher:
                 if shelf.gallery is not None and (snapshot := shelf.gallery.snapshot)
             },
             "last_poll_error": self._last_poll_error,
+            "tuning": self._tuning.model_dump(),
         }
 
     async def match(
@@ -144,19 +153,17 @@ class Matcher:
         return shelf
 
     async def _answer(self, collection_id: str, batch: Sequence[_Probe]) -> list[SearchResult]:
-        snapshot = await self._fresh(
-            collection_id, strong=any(item.query.consistency == "strong" for item in batch)
-        )
+        strong = any(item.query.consistency == "strong" for item in batch)
+        view = await self._view(collection_id, strong=strong)
         for item in batch:
-            _require_contract(snapshot, item)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._pool, _search, snapshot, self._shelf(collection_id).threshold, batch
-        )
+            _require_contract(view.snapshot, item)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, _search, view, batch)
 
-    async def _fresh(self, collection_id: str, *, strong: bool) -> Snapshot:
-        shelf = self._shelf(collection_id)
-        if not strong and shelf.gallery is not None:
-            return shelf.gallery.snapshot
+    async def _view(self, collection_id: str, *, strong: bool) -> _View:
+        known = self._shelf(collection_id).view
+        if not strong and known is not None:
+            return known
         # The pull goes on when the wait ends: the next search finds it further along.
         pull = asyncio.create_task(self._pull(collection_id))
         pull.add_done_callback(_retrieve)
@@ -168,7 +175,7 @@ class Matcher:
                 f"{self._tuning.catch_up_timeout_s:g} s"
             ) from None
 
-    async def _pull(self, collection_id: str) -> Snapshot:
+    async def _pull(self, collection_id: str) -> _View:
         """The gallery at the store's head or later, the head read after this call began."""
         try:
             head = await self._records.head(collection_id)
@@ -177,28 +184,35 @@ class Matcher:
             raise
         return await self._catch_up(collection_id, head)
 
-    async def _catch_up(self, collection_id: str, head: Head) -> Snapshot:
+    async def _catch_up(self, collection_id: str, head: Head) -> _View:
+        """The gallery at ``head`` or later.
+
+        ``head`` may be older than what the gallery has taken in since it was read, even of a
+        collection that was deleted and made again; so a head that the gallery does not descend
+        from is read again before it is believed.
+        """
         shelf = self._shelf(collection_id)
-        shelf.threshold = head.threshold
         async with shelf.lock:
-            if shelf.gallery is not None and _ahead(shelf.gallery.snapshot, head):
+            if shelf.gallery is not None and not _descends(head, shelf.gallery.snapshot):
                 head = await self._records.head(collection_id)
-                if _ahead(shelf.gallery.snapshot, head):  # the database went back: a restore
-                    shelf.gallery = None
             while shelf.gallery is None or not _covers(shelf.gallery.snapshot, head):
-                known = shelf.gallery.snapshot if shelf.gallery is not None else None
-                news = None
-                if known is not None and known.contract_id == head.contract_id:
+                gallery, news = shelf.gallery, None
+                if gallery is not None and _descends(head, gallery.snapshot):
                     news = await self._records.changes(
-                        collection_id, since=known.version, incarnation=known.incarnation
+                        collection_id,
+                        since=gallery.snapshot.version,
+                        incarnation=gallery.snapshot.incarnation,
                     )
-                if news is None or shelf.gallery is None or news[0].contract_id != head.contract_id:
+                if gallery is None or news is None:
                     records = await self._records.load(collection_id)
                     shelf.gallery = await asyncio.to_thread(Gallery, records)
                     head = records.head
                 else:
-                    shelf.gallery.apply(*news)
-            return shelf.gallery.snapshot
+                    await asyncio.to_thread(gallery.apply, *news)
+                    if not _descends(head, gallery.snapshot):
+                        head = news[0]  # beyond what was asked for: nothing to wait for
+            shelf.view = _View(shelf.gallery.snapshot, head.threshold)
+            return shelf.view
 
     async def _poll(self) -> None:
         while True:
@@ -212,23 +226,34 @@ class Matcher:
                 self._last_poll_error = str(error)
 
     async def _follow(self, heads: dict[str, Head]) -> None:
-        for collection_id in self._shelves.keys() - heads.keys():
-            # Not through _pull's removal alone: nobody may ever search it again.
-            self._shelves.pop(collection_id)
-        for collection_id, head in heads.items():
-            await self._catch_up(collection_id, head)
+        """Brings every collection to ``heads``, side by side; forgets those that are gone."""
+        gone = self._shelves.keys() - heads.keys()
+        await asyncio.gather(
+            *(self._keep_up(name, head) for name, head in heads.items()),
+            *(self._keep_up(name, None) for name in gone),
+        )
+
+    async def _keep_up(self, collection_id: str, head: Head | None) -> None:
+        try:
+            if head is None:  # it may have been made since the heads were read
+                await self._pull(collection_id)
+            else:
+                await self._catch_up(collection_id, head)
+        except CollectionNotFound:
+            self._shelves.pop(collection_id, None)
 
 
-def _covers(snapshot: Snapshot, head: Head) -> bool:
+def _descends(head: Head, snapshot: Snapshot) -> bool:
+    """Whether ``head`` is the snapshot's own or a later state of the same history."""
     return (
         snapshot.incarnation == head.incarnation
         and snapshot.contract_id == head.contract_id
-        and snapshot.version >= head.version
+        and snapshot.version <= head.version
     )
 
 
-def _ahead(snapshot: Snapshot, head: Head) -> bool:
-    return snapshot.incarnation == head.incarnation and snapshot.version > head.version
+def _covers(snapshot: Snapshot, head: Head) -> bool:
+    return _descends(head, snapshot) and snapshot.version == head.version
 
 
 def _require_contract(snapshot: Snapshot, item: _Probe) -> None:
@@ -239,9 +264,8 @@ def _require_contract(snapshot: Snapshot, item: _Probe) -> None:
         )
 
 
-def _search(
-    snapshot: Snapshot, threshold: float | None, batch: Sequence[_Probe]
-) -> list[SearchResult]:
+def _search(view: _View, batch: Sequence[_Probe]) -> list[SearchResult]:
+    snapshot, threshold = view.snapshot, view.threshold
     if not snapshot.live:
         nothing: tuple[Match, ...] = ()
         return [

@@ -21,7 +21,6 @@ from facegraph.errors import (
     InvalidImage,
     InvalidRequest,
     SeveralFaces,
-    Unavailable,
     Unprocessable,
 )
 from facegraph.graph import Graph, Query
@@ -155,7 +154,7 @@ class Service:
         """A sample from each picture, or the reason there is none.
 
         Raises when no picture gave one: a single picture's own error, else Unprocessable with
-        every reason in ``errors``. An Unavailable part fails the whole: it may work next time.
+        every reason in ``errors``. A failing part of the service fails the whole request.
         """
         outcomes = await _all(*(self._sample(image, face) for image in images))
         rejected = [Rejected(i, o) for i, o in enumerate(outcomes) if isinstance(o, FacegraphError)]
@@ -209,9 +208,9 @@ class Service:
                     f"{detection.found} faces in the image; send one, or ask for face=largest"
                 )
             (embedding,) = await self.graph.embed(detection.crops)
-        except Unavailable:
-            raise
         except FacegraphError as error:
+            if error.status >= 500:  # no fault of the picture
+                raise
             return error
         x1, y1, x2, y2 = detection.faces.boxes[0].tolist()
         return NewSample(

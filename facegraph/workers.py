@@ -7,8 +7,9 @@ A worker owns its model and its threads. Both graphs use the same workers: in pr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from facegraph.batching import Batcher
 from facegraph.config import DetectorTuning, EmbedderTuning, Settings
-from facegraph.errors import InvalidRequest
+from facegraph.errors import FacegraphError, InvalidRequest
 from facegraph.faces.detection import Detector
 from facegraph.faces.embedding import EmbeddingModel
 from facegraph.models.packs import find_pack
@@ -28,6 +29,34 @@ class _Image:
     data: bytes
     max_faces: int
     crops: bool
+
+
+FAILURES_IN_A_ROW = 3
+"""So many runs that fail for no fault of their input make a worker unhealthy."""
+
+
+class _Health:
+    """Counts runs that failed for no fault of their input."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        try:
+            yield
+        except FacegraphError as error:
+            self._failures = self._failures + 1 if error.status >= 500 else 0
+            raise
+        except Exception:
+            self._failures += 1
+            raise
+        self._failures = 0
+
+    def check(self) -> None:
+        """Raises when the model fails run after run: a new process may do better."""
+        if self._failures >= FAILURES_IN_A_ROW:
+            raise RuntimeError(f"the model failed {self._failures} times in a row")
 
 
 class DetectorWorker:
@@ -50,6 +79,9 @@ class DetectorWorker:
             concurrency=threads,
             gpu_memory_bytes=gpu_memory_bytes,
         )
+        self._tuning = tuning
+        self._health = _Health()
+        self.check = self._health.check
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="detect")
         self._batcher = Batcher(self._run, max_batch=1, max_queue=tuning.max_queue, workers=threads)
 
@@ -60,7 +92,8 @@ class DetectorWorker:
     async def _run(self, batch: Sequence[_Image]) -> list[Detection]:
         (item,) = batch
         loop = asyncio.get_running_loop()
-        return [await loop.run_in_executor(self._pool, self._detect, item)]
+        with self._health.watch():
+            return [await loop.run_in_executor(self._pool, self._detect, item)]
 
     def _detect(self, item: _Image) -> Detection:
         return self._detector.detect(item.data, max_faces=item.max_faces, crops=item.crops)
@@ -69,11 +102,12 @@ class DetectorWorker:
         self._detector.warm_up()
 
     def reconfigure(self, tuning: DetectorTuning) -> None:
+        self._tuning = tuning
         self._detector.reconfigure(tuning)
         self._batcher.max_queue = tuning.max_queue
 
     def describe(self) -> dict[str, Any]:
-        return self._detector.describe()
+        return self._detector.describe() | {"tuning": self._tuning.model_dump()}
 
     async def close(self) -> None:
         await self._batcher.close()
@@ -99,6 +133,9 @@ class EmbedderWorker:
             concurrency=1,
             gpu_memory_bytes=gpu_memory_bytes,
         )
+        self._tuning = tuning
+        self._health = _Health()
+        self.check = self._health.check
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="embed")
         self._batcher = Batcher(
             self._run, max_batch=tuning.max_batch, max_queue=tuning.max_queue, size=len
@@ -115,7 +152,8 @@ class EmbedderWorker:
     async def _run(self, batch: Sequence[ByteArray]) -> list[FloatArray]:
         crops = batch[0] if len(batch) == 1 else np.concatenate(batch)
         loop = asyncio.get_running_loop()
-        embeddings = await loop.run_in_executor(self._pool, self._model.embed, crops)
+        with self._health.watch():
+            embeddings = await loop.run_in_executor(self._pool, self._model.embed, crops)
         ends = np.cumsum([len(part) for part in batch])
         return np.split(embeddings, ends[:-1])
 
@@ -123,11 +161,12 @@ class EmbedderWorker:
         self._model.warm_up()
 
     def reconfigure(self, tuning: EmbedderTuning) -> None:
+        self._tuning = tuning
         self._batcher.max_batch = tuning.max_batch
         self._batcher.max_queue = tuning.max_queue
 
     def describe(self) -> dict[str, Any]:
-        return self._model.describe()
+        return self._model.describe() | {"tuning": self._tuning.model_dump()}
 
     async def close(self) -> None:
         await self._batcher.close()

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from facegraph.api import docs
@@ -63,11 +63,16 @@ def _routes(settings: Settings) -> list[BaseRoute]:
 
     return [
         *(Route(e.path, e.__call__, methods=[e.method]) for e in ENDPOINTS),
+        Route("/", _home),
         Route("/openapi.json", openapi_json),
         Route("/metrics", _metrics),
         *docs.ROUTES,
         *dialect_routes(settings.root_dialects),
     ]
+
+
+async def _home(_: Request) -> Response:
+    return RedirectResponse("docs")
 
 
 async def _metrics(request: Request) -> Response:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from facegraph.api.parsing import Parsed, parse
 from facegraph.api.state import State
+from facegraph.config import nearest
 from facegraph.errors import FacegraphError, InvalidRequest
 from facegraph.service import Service
 
@@ -136,13 +137,20 @@ def validate(model: type[P], values: Mapping[str, Any]) -> P:
         return model.model_validate(dict(values))
     except ValidationError as error:
         errors = tuple(
-            {"field": ".".join(map(str, part["loc"])), "detail": part["msg"]}
+            {"field": ".".join(map(str, part["loc"])), "detail": _say(model, part)}
             for part in error.errors(include_url=False, include_context=False)
         )
         said = "; ".join(
             f"{e['field']}: {e['detail']}" if e["field"] else e["detail"] for e in errors
         )
         raise InvalidRequest(said, errors) from None
+
+
+def _say(model: type[Params], part: Any) -> str:
+    if part["type"] == "extra_forbidden":
+        return f"unknown parameter{nearest(str(part['loc'][0]), model.model_fields)}"
+    said: str = part["msg"].removeprefix("Value error, ")
+    return said
 
 
 def pick_images(rule: ImageRule, parsed: Parsed) -> tuple[bytes, ...]:

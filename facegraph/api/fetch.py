@@ -35,7 +35,6 @@ async def fetch_public(url: str, limit: int) -> bytes:
     Raises InvalidRequest for another scheme, a private address, a failure or a status other
     than 200, and ImageTooLarge past the limit.
     """
-    _require_public_literal(url)
     connector = aiohttp.TCPConnector(resolver=_PublicResolver(), force_close=True)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     try:
@@ -47,10 +46,10 @@ async def fetch_public(url: str, limit: int) -> bytes:
 
 async def _follow(session: aiohttp.ClientSession, url: str, limit: int) -> bytes:
     for _ in range(MAX_REDIRECTS + 1):
+        _require_public_literal(url)
         async with session.get(url, allow_redirects=False) as response:
             if response.status in (301, 302, 303, 307, 308):
-                url = str(response.url.join(URL(response.headers["location"])))
-                _require_public_literal(url)
+                url = str(response.url.join(URL(response.headers.get("location", ""))))
                 continue
             if response.status != 200:
                 raise InvalidRequest(f"the image url answered {response.status}")

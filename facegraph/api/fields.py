@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from facegraph.api.endpoint import ID_PATTERN, Call
 from facegraph.errors import InvalidRequest
-from facegraph.store import Idempotency
+from facegraph.store import Enrolled, Idempotency
 
 
 def _json_text(value: Any) -> Any:
@@ -19,7 +19,7 @@ def _json_text(value: Any) -> Any:
     if isinstance(value, str):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError("must be JSON") from None
     return value
 
@@ -65,6 +65,13 @@ def if_match(header: str | None) -> int | None:
     return int(text)
 
 
+async def before(call: Call[Any], token: Idempotency | None) -> Enrolled | None:
+    """What this request was answered when it came the first time; looked up before any work."""
+    if token is None:
+        return None
+    return await call.service.store.recall(call.path["c"], token)
+
+
 def idempotency(call: Call[Any]) -> Idempotency | None:
     """The ``Idempotency-Key`` with a digest of the request it stands for; None without one."""
     key = call.headers.get("idempotency-key")
@@ -73,7 +80,7 @@ def idempotency(call: Call[Any]) -> Idempotency | None:
     if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
         raise InvalidRequest("Idempotency-Key must be 1–255 printable ASCII characters")
     digest = hashlib.sha256(json.dumps(dict(call.path), sort_keys=True).encode())
-    digest.update(call.params.model_dump_json().encode())
+    digest.update(json.dumps(call.params.model_dump(), sort_keys=True).encode())
     for image in call.images:
         digest.update(hashlib.sha256(image).digest())
     return Idempotency(key, digest.hexdigest())

@@ -110,8 +110,6 @@ def _parameters(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> list[dict[s
         }
         for name in re.findall(r"{(\w+)}", endpoint.path)
     ]
-    if endpoint.method not in ("GET", "DELETE") and endpoint.images == "none":
-        return path
     schema = _params_schema(endpoint, schemas)
     query = [
         {

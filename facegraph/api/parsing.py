@@ -187,6 +187,13 @@ async def _resolve_all(name: str, value: Any, limits: Limits, fetch: FetchUrl) -
 
 async def resolve_image(value: Any, tuning: IngressTuning, fetch: FetchUrl) -> bytes:
     """The compressed bytes behind one JSON image."""
+    data = await _bytes_of(value, tuning, fetch)
+    if len(data) > tuning.max_image_bytes:
+        raise ImageTooLarge(f"an image may have {tuning.max_image_bytes} bytes")
+    return data
+
+
+async def _bytes_of(value: Any, tuning: IngressTuning, fetch: FetchUrl) -> bytes:
     if isinstance(value, str):
         return await _from_data_uri(value)
     if not isinstance(value, dict) or len(value) != 1:

@@ -16,7 +16,7 @@ from facegraph.calibration import (
     recommend,
 )
 from facegraph.config import DetectorTuning, Settings, settings_from
-from facegraph.errors import FacegraphError
+from facegraph.errors import ConfigError, FacegraphError
 from facegraph.models.packs import FacePack, find_pack
 from facegraph.types import FloatArray
 
@@ -44,6 +44,8 @@ def run(options: argparse.Namespace) -> int:
     settings = settings_from()
     if options.pack:
         settings = settings.model_copy(update={"face_pack": options.pack})
+    if not options.folder.is_dir():
+        raise ConfigError(f"{options.folder} is no folder")
     pack = find_pack(settings)
     embeddings, labels = embed_folder(options.folder, pack, settings)
     pairs = pairs_of(embeddings, labels)

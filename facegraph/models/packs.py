@@ -222,8 +222,9 @@ def _model_file(place: PackPlace, name: str) -> ModelFile:
 
 def missing(place: PackPlace, reason: str) -> ModelMissing:
     name = place.spec.name
+    consent = "" if place.spec.licence.permissive else " --accept-license"
     return ModelMissing(
-        f"face pack {name} is not installed ({reason}); run: facegraph models pull {name}"
+        f"face pack {name} is not installed ({reason}); run: facegraph models pull {name}{consent}"
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from psycopg.sql import SQL
 
-from facegraph.errors import CollectionNotFound
 from facegraph.store import moving, samples
 from facegraph.store.connecting import BlockingConnection, Connection
+from facegraph.store.writing import unknown_collection
 from facegraph.types import Change, Head, SubjectRecord
 
 _HEAD = SQL("incarnation::text, version, log_floor, contract_id, dimension, threshold")
@@ -39,17 +39,13 @@ ORDER BY c.version, c.ordinal
 """
 
 
-def unknown(collection_id: str) -> CollectionNotFound:
-    return CollectionNotFound(f"there is no collection {collection_id!r}")
-
-
 async def head_here(connection: Connection, collection_id: str) -> Head:
     """The head, in one statement with the pointer; CollectionNotFound, Moved."""
     row = await (await connection.execute(_HEAD_AND_POINTER, [collection_id])).fetchone()
     assert row is not None
     moving.check_pointer(row[:2])
     if row[2] is None:
-        raise unknown(collection_id)
+        raise unknown_collection(collection_id)
     return Head(*row[3:])
 
 
@@ -64,7 +60,7 @@ async def head(connection: Connection, collection_id: str) -> Head:
     """The head, within a snapshot; CollectionNotFound."""
     row = await (await connection.execute(_HEAD_ONLY, [collection_id])).fetchone()
     if row is None:
-        raise unknown(collection_id)
+        raise unknown_collection(collection_id)
     return Head(*row)
 
 
@@ -72,7 +68,7 @@ def head_blocking(connection: BlockingConnection, collection_id: str) -> Head:
     """As :func:`head`, for a thread."""
     row = connection.execute(_HEAD_ONLY, [collection_id]).fetchone()
     if row is None:
-        raise unknown(collection_id)
+        raise unknown_collection(collection_id)
     return Head(*row)
 
 

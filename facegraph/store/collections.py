@@ -11,14 +11,13 @@ from psycopg.sql import SQL, Identifier
 from facegraph.errors import (
     CollectionExists,
     CollectionNotEmpty,
-    CollectionNotFound,
     PreconditionFailed,
 )
 from facegraph.store.connecting import Connection
 from facegraph.store.paging import after, page
 from facegraph.store.records import Page
 from facegraph.store.validation import check_changes, check_metadata, check_text, check_threshold
-from facegraph.store.writing import contract_json
+from facegraph.store.writing import contract_json, unknown_collection
 from facegraph.types import Collection, Contract
 
 DEFAULT = "default"
@@ -52,10 +51,6 @@ WHERE id = %s RETURNING stranger_count
 _CHANGEABLE = frozenset({"name", "description", "metadata", "threshold", "keep_crops"})
 # Deleting a large collection takes longer than a statement is given otherwise.
 _TIME_TO_DELETE = "SET LOCAL statement_timeout = '10min'"
-
-
-def unknown(collection_id: str) -> CollectionNotFound:
-    return CollectionNotFound(f"there is no collection {collection_id!r}")
 
 
 async def _one(connection: Connection, query: Any, values: list[Any]) -> Collection | None:
@@ -98,7 +93,7 @@ async def get(connection: Connection, collection_id: str) -> Collection:
     """The collection; CollectionNotFound."""
     found = await _one(connection, _GET, [collection_id])
     if found is None:
-        raise unknown(collection_id)
+        raise unknown_collection(collection_id)
     return found
 
 
@@ -106,7 +101,7 @@ async def require(connection: Connection, collection_id: str) -> None:
     """CollectionNotFound when it is not there."""
     query = "SELECT 1 FROM facegraph.collections WHERE id = %s"
     if await (await connection.execute(query, [collection_id])).fetchone() is None:
-        raise unknown(collection_id)
+        raise unknown_collection(collection_id)
 
 
 async def listed(connection: Connection, limit: int, cursor: str | None) -> Page[Collection]:
@@ -125,7 +120,7 @@ async def update(
     """The collection with checked ``values``; CollectionNotFound, PreconditionFailed."""
     held = await _one(connection, _LOCK, [collection_id])
     if held is None:
-        raise unknown(collection_id)
+        raise unknown_collection(collection_id)
     require_revision(held.revision, if_revision)
     if not values:
         return held
@@ -175,7 +170,7 @@ async def delete(connection: Connection, collection_id: str, *, force: bool) -> 
     await connection.execute(_TIME_TO_DELETE)
     held = await _one(connection, _LOCK, [collection_id])
     if held is None:
-        raise unknown(collection_id)
+        raise unknown_collection(collection_id)
     if held.subject_count and not force:
         raise CollectionNotEmpty(
             f"the collection holds {held.subject_count} subjects; use force=true to delete them"
@@ -191,7 +186,7 @@ async def contract_of(connection: Connection, collection_id: str) -> Contract:
     query = "SELECT contract FROM facegraph.collections WHERE id = %s"
     row = await (await connection.execute(query, [collection_id])).fetchone()
     if row is None:
-        raise unknown(collection_id)
+        raise unknown_collection(collection_id)
     return Contract(**row[0])
 
 
@@ -199,7 +194,7 @@ async def next_stranger(connection: Connection, collection_id: str) -> int:
     """1, 2, 3 …: never the same number twice; CollectionNotFound."""
     row = await (await connection.execute(_STRANGER, [collection_id])).fetchone()
     if row is None:
-        raise unknown(collection_id)
+        raise unknown_collection(collection_id)
     number: int = row[0]
     return number
 

@@ -35,8 +35,8 @@ async def _open_embedded(settings: Settings) -> Store:
     async def release() -> None:
         await asyncio.to_thread(server.release)
 
-    url = await asyncio.to_thread(server.hold)
     try:
+        url = await asyncio.to_thread(server.hold)
         return await Store.open(
             url, pool_size=settings.database_pool_size, on_unavailable=heal, on_close=release
         )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from facegraph.errors import Conflict
+from facegraph.store.connecting import Connection
 from facegraph.store.records import Enrolled
 from facegraph.store.writing import Write
 from facegraph.types import Sample, Subject
@@ -31,10 +33,14 @@ WHERE collection_id = %s AND created_at <= now() - %s::interval
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """A client's key, and a digest of the request that it stands for."""
+    """A client's key, and a digest of the request that it stands for.
+
+    ``note`` is kept with the answer: what else the client was told.
+    """
 
     key: str
     fingerprint: str
+    note: tuple[Mapping[str, Any], ...] = ()
 
 
 class Replayed(Exception):
@@ -49,22 +55,31 @@ async def replay(write: Write, token: Idempotency | None) -> None:
     """Raises Replayed when this was done before, Conflict when the key meant something else."""
     if token is None:
         return
-    found = await write.connection.execute(_FIND, [write.collection_id, token.key, KEPT])
+    before = await recall(write.connection, write.collection_id, token)
+    if before is not None:
+        raise Replayed(before)
+
+
+async def recall(connection: Connection, collection_id: str, token: Idempotency) -> Enrolled | None:
+    """What was answered under this key; None when nothing was; Conflict for another request."""
+    found = await connection.execute(_FIND, [collection_id, token.key, KEPT])
     row = await found.fetchone()
     if row is None:
-        return
+        return None
     if row[0] != token.fingerprint:
         raise Conflict("this idempotency key was used for another request")
-    raise Replayed(_decode(row[1]))
+    return _decode(row[1])
 
 
-async def remember(write: Write, token: Idempotency | None, answer: Enrolled) -> None:
-    """Keeps ``answer`` in the same transaction as what it tells of."""
+async def remember(write: Write, token: Idempotency | None, answer: Enrolled) -> Enrolled:
+    """Keeps ``answer``, with the token's note, in the same transaction as what it tells of."""
     if token is None:
-        return
+        return answer
     await write.connection.execute(_FORGET_OLD, [write.collection_id, KEPT])
-    values = [write.collection_id, token.key, token.fingerprint, _encode(answer)]
+    told = replace(answer, note=token.note)
+    values = [write.collection_id, token.key, token.fingerprint, _encode(told)]
     await write.connection.execute(_REMEMBER, values)
+    return told
 
 
 def _encode(answer: Enrolled) -> str:
@@ -77,7 +92,10 @@ def _decode(stored: dict[str, Any]) -> Enrolled:
     for sample in samples:
         sample["bbox"] = None if sample["bbox"] is None else tuple(sample["bbox"])
     return Enrolled(
-        Subject(**subject), tuple(Sample(**sample) for sample in samples), stored["version"]
+        Subject(**subject),
+        tuple(Sample(**sample) for sample in samples),
+        stored["version"],
+        tuple(stored["note"]),
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from facegraph.types import Sample, Subject
 
@@ -20,8 +21,12 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """What one write enrolled, in the order given, and the version that shows it."""
+    """What one write enrolled, in the order given, and the version that shows it.
+
+    ``note`` is what an :class:`~facegraph.store.Idempotency` kept with the first answer.
+    """
 
     subject: Subject
     samples: tuple[Sample, ...]
     version: int
+    note: tuple[Mapping[str, Any], ...] = ()

@@ -103,9 +103,10 @@ class EmbeddedServer:
     def hold(self) -> str:
         """As :meth:`ensure_running`; the server then runs until :meth:`release`, or longer."""
         with self._saying_what_is_closed(), self._start_lock():
-            self._ensure_locked()
+            # Before the start: whatever interrupts us then, release() finds a server to end.
             if not self._users.held:
                 self._users.acquire(_TIMEOUT_S, shared=True)
+            self._ensure_locked()
         return self.url
 
     def release(self) -> None:

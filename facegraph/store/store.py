@@ -7,13 +7,13 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, TypeVar
 
-from facegraph.errors import DatabaseError
+from facegraph.errors import DatabaseError, PreconditionFailed
 from facegraph.store import changelog, collections, loading, samples, subjects
 from facegraph.store.collections import DEFAULT
 from facegraph.store.connecting import Connection, connect
 from facegraph.store.exclusive import ExclusiveLocks
 from facegraph.store.failures import FAILURES, one_line
-from facegraph.store.idempotency import Idempotency, Replayed, remember, replay
+from facegraph.store.idempotency import Idempotency, Replayed, recall, remember, replay
 from facegraph.store.ids import new_id
 from facegraph.store.link import Heal, Link
 from facegraph.store.migrations import migrate
@@ -211,10 +211,12 @@ class Store:
         metadata: Mapping[str, Any] | None = None,
         samples: Sequence[NewSample] = (),
         idempotency: Idempotency | None = None,
+        if_version: int | None = None,
     ) -> Enrolled:
         """A new subject with its samples, all in one version.
 
-        SubjectExists, ContractMismatch, Conflict (a sample id, or an idempotency key, is used).
+        SubjectExists, ContractMismatch, Conflict (a sample id, or an idempotency key, is used),
+        PreconditionFailed when the collection is no longer at ``if_version``.
         """
         insert = partial(
             subjects.insert,
@@ -223,7 +225,7 @@ class Store:
             external_id=check_text("external_id", external_id),
             metadata=check_metadata(metadata),
         )
-        return await self._enrol(collection_id, insert, samples, contract, idempotency)
+        return await self._enrol(collection_id, insert, samples, contract, idempotency, if_version)
 
     async def add_samples(
         self,
@@ -257,6 +259,11 @@ class Store:
             metadata=check_metadata(metadata),
         )
         return await self._enrol(collection_id, upsert, samples, contract, None)
+
+    async def recall(self, collection_id: str, token: Idempotency) -> Enrolled | None:
+        """What an enrolment under this key was answered; None for a new key, Conflict."""
+        check_id("collection id", collection_id)
+        return await self._link.read(partial(recall, collection_id=collection_id, token=token))
 
     async def get_subject(self, collection_id: str, subject_id: str) -> Subject:
         check_id("collection id", collection_id)
@@ -414,18 +421,20 @@ class Store:
         new: Sequence[NewSample],
         contract: Contract,
         token: Idempotency | None,
+        if_version: int | None = None,
     ) -> Enrolled:
         check_samples(new, contract)
 
         async def work(write: Write) -> Enrolled:
             await replay(write, token)
+            if if_version is not None and write.version != if_version + 1:
+                raise PreconditionFailed(f"version is {write.version - 1}, not {if_version}")
             if new:
                 await write.bind(contract)
             made = await subject(write, samples=len(new))
             added = await samples.insert(write, made.id, new)
             answer = Enrolled(made, added, write.version)
-            await remember(write, token, answer)
-            return answer
+            return await remember(write, token, answer)
 
         try:
             return (await self._write_and(collection_id, work))[0]

@@ -33,6 +33,11 @@ UPDATE facegraph.collections SET subject_count = subject_count + %s,
 _FORGET = "DELETE FROM facegraph.changes WHERE collection_id = %s AND version <= %s"
 
 
+def unknown_collection(collection_id: str) -> CollectionNotFound:
+    """The error for a collection that is not there."""
+    return CollectionNotFound(f"there is no collection {collection_id!r}")
+
+
 def contract_json(contract: Contract) -> str:
     """The whole contract, as a collection keeps it."""
     return json.dumps(asdict(contract))
@@ -58,7 +63,7 @@ class Write:
         """Takes the next version; CollectionNotFound."""
         row = await (await connection.execute(_BEGIN, [collection_id])).fetchone()
         if row is None:
-            raise CollectionNotFound(f"there is no collection {collection_id!r}")
+            raise unknown_collection(collection_id)
         return cls(connection, collection_id, *row)
 
     async def bind(self, contract: Contract) -> None:

@@ -17,12 +17,15 @@ from pathlib import Path
 SYSLOG = re.compile(r"^ *log 127\.0\.0\.1:514 .*\n", re.MULTILINE)
 SIDE_DOOR = re.compile(r"^((?:frontend prometheus|listen stats)\n *bind) \*?:(\d+)$", re.MULTILINE)
 
+DEFAULTS = re.compile(r"^defaults *\n(?! *option forwardfor)", re.MULTILINE)
+
 PROBLEM = {
     "type": "urn:facegraph:problem:overloaded",
     "title": "Overloaded",
     "status": 503,
     "detail": "the service is starting, or an ingress replica is being replaced",
     "code": "overloaded",
+    "request_id": "unknown",
     "errors": [],
 }
 
@@ -30,8 +33,9 @@ PR_SET_PDEATHSIG = 1
 
 
 def mend(configuration: str) -> str:
-    """The configuration with its side doors on loopback and without the syslog."""
-    return SIDE_DOOR.sub(r"\1 127.0.0.1:\2", SYSLOG.sub("", configuration))
+    """The configuration with its side doors on loopback, naming the client, without the syslog."""
+    named = DEFAULTS.sub(r"\g<0>    option forwardfor\n", configuration)
+    return SIDE_DOOR.sub(r"\1 127.0.0.1:\2", SYSLOG.sub("", named))
 
 
 def error_page() -> str:

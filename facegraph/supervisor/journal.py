@@ -11,8 +11,11 @@ from facegraph.errors import StartupError
 SAYS = "facegraph: "
 """Begins every line that the deployments print for the operator."""
 
-FINAL = SAYS + "cannot start: "
-RETRIED = SAYS + "a replica did not start: "
+CANNOT_START = SAYS + "cannot start: "
+"""Said once when the application cannot be built; nothing will try again."""
+
+DID_NOT_START = SAYS + "a replica did not start: "
+"""Said for each replica that fails in its constructor; Serve tries a few times."""
 
 TRIES = 3
 """How often a replica may give the same reason before the start is given up."""
@@ -47,10 +50,10 @@ class Journal:
     def raise_if_hopeless(self) -> None:
         """StartupError once a reason was given that another try does not change."""
         for text, count in self._reasons.items():
-            if text.startswith(FINAL):
-                raise StartupError(text.removeprefix(FINAL))
-            if text.startswith(RETRIED) and count >= TRIES:
-                raise StartupError(text.removeprefix(RETRIED))
+            if text.startswith(CANNOT_START):
+                raise StartupError(text.removeprefix(CANNOT_START))
+            if text.startswith(DID_NOT_START) and count >= TRIES:
+                raise StartupError(text.removeprefix(DID_NOT_START))
 
     def tail(self, lines: int = 20) -> str:
         """The last lines, for when nothing else says why."""

@@ -36,8 +36,8 @@ def database(settings: Settings) -> Iterator[None]:
         yield
         return
     server = EmbeddedServer(settings.data_path)
-    server.hold()
     try:
+        server.hold()
         yield
     finally:
         server.release()

@@ -157,6 +157,9 @@ async def test_a_request_sent_again_with_its_key_changes_nothing(
     answers = [(await client.post(f"{SUBJECTS}/ann/samples", **body)).json() for _ in range(3)]
     assert len({str(answer["samples"]) for answer in answers}) == 1
     assert (await client.get(f"{SUBJECTS}/ann")).json()["sample_count"] == 2
+    mixed = {"files": images((4,), ())["files"], "headers": {"idempotency-key": "k3"}}
+    told = [(await client.post(f"{SUBJECTS}/ann/samples", **mixed)).json() for _ in range(2)]
+    assert [[r["code"] for r in answer["rejected"]] for answer in told] == [["face_not_found"]] * 2
     bad = await client.post(SUBJECTS, json={}, headers={"idempotency-key": "a b"})
     assert problem(bad) == (400, "invalid_request")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -133,6 +134,7 @@ async def test_clear_samples_by_get_and_post(client: httpx.AsyncClient) -> None:
         ({}, 400, "Invalid request."),
         ({"image": "x"}, 400, "Invalid request."),
         ({"image": uri(1), "min_distance": "far"}, 400, "Invalid request."),
+        ({"image": uri(1), "min_distance": "nan"}, 400, "Invalid request."),
         ({"image": "data:image/png;base64,aGVsbG8="}, 400, "Invalid request."),
         ({"image": uri()}, 500, "No face detected from the input image."),
     ],
@@ -191,11 +193,55 @@ async def test_config_database_moves_to_another_database_and_back(
     assert (await recognise(client, 1))[0]["id"] == "ann"
 
 
-async def test_config_database_is_for_this_machine_only(app: Starlette) -> None:
-    transport = httpx.ASGITransport(app, client=("203.0.113.9", 1))
+@pytest.mark.parametrize(
+    ("peer", "headers"),
+    [
+        ("203.0.113.9", {}),
+        ("127.0.0.1", {"x-forwarded-for": "203.0.113.9"}),
+        ("127.0.0.1", {"x-forwarded-for": "127.0.0.1, 203.0.113.9"}),
+        ("127.0.0.1", {"sec-fetch-site": "cross-site"}),
+    ],
+)
+async def test_config_database_is_for_this_machine_only(
+    app: Starlette, peer: str, headers: dict[str, str]
+) -> None:
+    transport = httpx.ASGITransport(app, client=(peer, 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        response = await client.post(f"{ROOT}/config-database", json={})
+        response = await client.post(f"{ROOT}/config-database", json={}, headers=headers)
     assert response.status_code == 403
+
+
+async def test_another_sites_page_cannot_clear(client: httpx.AsyncClient) -> None:
+    await update(client, sample("ann", 1))
+    headers = {"sec-fetch-site": "cross-site"}
+    assert (await client.get(f"{ROOT}/clear-samples", headers=headers)).status_code == 403
+    assert (await recognise(client, 1))[0]["id"] == "ann"
+
+
+@pytest.mark.parametrize("old_id", [None, True, ["x"], {"a": 1}, 1.5, "\ud800", "x" * 200])
+async def test_what_is_no_id_fails_and_merges_nobody(
+    client: httpx.AsyncClient, old_id: Any
+) -> None:
+    row = {**sample("x", 1), "id": old_id}
+    text = json.dumps([row, sample("ann", 2), {**sample("y", 3), "id": 7}])
+    response = await client.post(f"{ROOT}/update-samples", content=text)
+    assert response.json() == {"success": ["ann", 7], "fail": [old_id]}
+    assert (await client.get("/v1/collections/default")).json()["subject_count"] == 2
+
+
+async def test_what_a_path_says_is_not_markup(client: httpx.AsyncClient) -> None:
+    body = {"name": "x", "metadata": "x"}
+    response = await client.post(f"{ROOT}/update-metadata/<script>", json=body)
+    assert response.text == 'Could not find "&lt;script&gt;" in database.'
+
+
+async def test_a_v1_id_that_looks_like_an_old_one(client: httpx.AsyncClient) -> None:
+    made = await client.post(
+        "/v1/collections/default/subjects", params={"id": "b64.a"}, content=picture(1),
+        headers={"content-type": "image/png"},
+    )  # fmt: skip
+    assert made.status_code == 201
+    assert (await recognise(client, 1))[0]["id"] == "b64.a"
 
 
 @pytest.mark.parametrize("old_id", ["ann", "a b/c", "", "ünïcode", "b64.x", "-x", "a" * 90 + " "])

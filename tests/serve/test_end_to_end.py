@@ -6,6 +6,8 @@ import base64
 import io
 import os
 import re
+import select
+import socket
 import struct
 import subprocess
 import zlib
@@ -47,7 +49,8 @@ def test_the_readme(served: Copy) -> None:
     found = re.findall(r'"(?:decision|name)": "([^"]+)"', said["search"])
     assert found == ["match", "Tom Hanks", "unknown", "match", "Eileen Collins"]
     assert '"decision": "unknown"' in said["compare"]
-    assert said["compare"].count('"detection_score"') == 2 + 6
+    assert said["compare"].count('"detection_score"') == 2
+    assert said["compare"].split()[-1] == "6"
     assert said["forget"] == ""
     assert re.search(r"^opencv +\(installed\)", said["models"], re.MULTILINE)
 
@@ -158,18 +161,22 @@ def test_bad_pictures_are_refused_and_nothing_is_enrolled(
     assert (after["version"], after["subject_count"], after["sample_count"]) == (0, 0, 0)
 
 
-def test_a_body_of_200_mb_is_refused_and_the_service_goes_on(http: httpx.Client) -> None:
-    def body() -> Iterator[bytes]:
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_of_200_mb_is_refused_and_the_service_goes_on(
+    served: Copy, http: httpx.Client, announced: bool
+) -> None:
+    length = "content-length: 200000000" if announced else "transfer-encoding: chunked"
+    head = f"POST /v1/detect HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n{length}\r\n\r\n"
+    chunk = bytes(10**6) if announced else b"F4240\r\n" + bytes(10**6) + b"\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+        connection.sendall(head.encode())
         for _ in range(200):
-            yield bytes(10**6)
-
-    headers = {"content-type": "image/png", "content-length": str(200 * 10**6)}
-    try:
-        response = http.post("/v1/detect", content=body(), headers=headers)
-    except httpx.TransportError:
-        pass  # the server may hang up on a client that goes on sending
-    else:
-        assert (response.status_code, response.json()["code"]) == (413, "image_too_large")
+            if select.select([connection], [], [], 0)[0]:
+                break  # the answer is there before the body is
+            connection.sendall(chunk)
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"code": "image_too_large"' in answer
     assert http.get("/livez").status_code == 200
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from facegraph.supervisor.ports import free_ports
 from tests.photos import ASTRONAUT
-from tests.serve.copies import ROOT, Copy, environment, wait_until, write_config
+from tests.serve.copies import DEADLINE_S, ROOT, Copy, environment, wait_until, write_config
 
 pytestmark = pytest.mark.serve
 
@@ -66,7 +66,7 @@ def plain(copies_folder: Path) -> Iterator[Mode]:
         yield Mode("plain", url, process.pid, log)
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.wait(DEADLINE_S)
 
 
 @pytest.fixture(params=["fast", "plain"])

@@ -19,7 +19,7 @@ async def test_one_task_at_a_time_however_many_wait(store: Store) -> None:
 
     async def visit() -> None:
         nonlocal inside, most
-        async with store.exclusive("default", "p"):
+        async with store.exclusive("default", "p", timeout_s=60):
             inside += 1
             most = max(most, inside)
             await store.next_stranger("default")  # the pool serves although all the others wait

@@ -36,20 +36,24 @@ def _at_once(gate: Any, work: Callable[..., T], given: tuple[Any, ...]) -> T:
 def write_many(url: str, writer: int, writes: int) -> list[tuple[int, str, str]]:
     """Enrols subjects of its own; the version, subject id and sample id of each write."""
 
-    async def run() -> list[tuple[int, str, str]]:
-        async with Store.open(url, pool_size=4) as store:
-            done = await asyncio.gather(
-                *(
-                    store.create_subject(
-                        "default",
-                        f"w{writer}-{n}",
-                        samples=[sample(writer, n, id=f"x{writer}-{n}")],
-                        contract=CONTRACT,
-                    )
-                    for n in range(writes)
-                )
+    tasks = 4
+
+    async def write_share(store: Store, task: int) -> list[tuple[int, str, str]]:
+        done = []
+        for n in range(task, writes, tasks):
+            made = await store.create_subject(
+                "default",
+                f"w{writer}-{n}",
+                samples=[sample(writer, n, id=f"x{writer}-{n}")],
+                contract=CONTRACT,
             )
-        return [(made.version, made.subject.id, made.samples[0].id) for made in done]
+            done.append((made.version, made.subject.id, made.samples[0].id))
+        return done
+
+    async def run() -> list[tuple[int, str, str]]:
+        async with Store.open(url, pool_size=tasks) as store:
+            shares = await asyncio.gather(*(write_share(store, task) for task in range(tasks)))
+        return [entry for share in shares for entry in share]
 
     return asyncio.run(run())
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from facegraph.batching import Batcher
-from facegraph.errors import Overloaded
+from facegraph.errors import Overloaded, StoreUnavailable
 
 
 class FakeModel:
@@ -60,6 +60,20 @@ async def test_a_poisoned_item_fails_alone() -> None:
     assert results[:2] == [2, 4]
     assert isinstance(results[2], ValueError)
     assert results[3] == 8
+
+
+async def test_a_part_that_is_down_is_not_asked_again_for_every_item() -> None:
+    asked: list[int] = []
+
+    async def down(batch: Sequence[int]) -> list[int]:
+        asked.append(len(batch))
+        await asyncio.sleep(0)
+        raise StoreUnavailable("down")
+
+    batcher = Batcher(down, max_batch=8, max_queue=100)
+    results = await asyncio.gather(*map(batcher.submit, range(5)), return_exceptions=True)
+    assert [type(result) for result in results] == [StoreUnavailable] * 5
+    assert asked == [1, 4]
 
 
 async def test_a_cancelled_item_is_dropped_and_the_others_are_answered() -> None:

@@ -59,6 +59,8 @@ class FakeRecords:
 
     async def load(self, collection_id: str) -> GalleryRecords:
         await self._answer()
+        if collection_id not in self.heads_by_id:
+            raise CollectionNotFound(collection_id)
         self.loads += 1
         people = self.people[collection_id]
         names = [f"p{person}" for person in people]
@@ -235,3 +237,69 @@ async def test_probes_of_many_requests_are_answered_each_its_own(
     for (a, b, limit), result in zip(requests, found, strict=True):
         assert [matches[0].subject_id for matches in result.matches] == [f"p{a}", f"p{b}"]
         assert [len(matches) for matches in result.matches] == [limit, limit]
+
+
+async def test_a_head_older_than_the_gallery_is_read_again(
+    records: FakeRecords, matcher: Matcher
+) -> None:
+    stale = await records.heads()
+    records.heads_by_id["default"] = Head("i2", 0, 0, "c1", 8)
+    records.enrol(1)
+    assert await who(matcher, 1) == ["p1"]
+    async with asyncio.timeout(5):
+        await matcher._follow(stale)  # a poll that was slow
+    records.enrol(2)
+    assert await who(matcher, 2) == ["p2"]
+
+
+async def test_a_slow_poll_neither_forgets_a_new_collection_nor_its_threshold(
+    records: FakeRecords, matcher: Matcher
+) -> None:
+    stale = await records.heads()
+    records.heads_by_id["new"] = Head("n1", 0, 0, "c1", 8, threshold=0.9)
+    records.people["new"], records.log["new"] = [], []
+    records.enrol(1, "new")
+    found = await matcher.match("new", "c1", EYE[1:2], Query(1))
+    assert found.threshold == 0.9
+    await matcher._follow(stale)
+    eventual = await matcher.match("new", "c1", EYE[1:2], Query(1, "eventual"))
+    assert (eventual.threshold, eventual.version) == (0.9, 1)
+
+
+async def test_a_threshold_is_of_the_head_the_search_read(
+    records: FakeRecords, matcher: Matcher
+) -> None:
+    stale = await records.heads()
+    records.heads_by_id["default"] = replace(records.heads_by_id["default"], threshold=0.9)
+    search = asyncio.create_task(matcher.match("default", "c1", EYE[:1], Query(1)))
+    await matcher._follow(stale)
+    assert (await search).threshold == 0.9
+
+
+async def test_a_collection_deleted_while_it_is_followed_harms_no_other(
+    records: FakeRecords, matcher: Matcher
+) -> None:
+    heads = {"gone": Head("g", 3, 0, "c1", 8)} | await records.heads()
+    records.enrol(4)
+    heads["default"] = records.heads_by_id["default"]
+    records.people["gone"] = []
+    await matcher._follow(heads)
+    assert await who(matcher, 4, consistency="eventual") == ["p4"]
+
+
+async def test_writers_without_pause_do_not_keep_a_search_waiting(
+    records: FakeRecords, matcher: Matcher
+) -> None:
+    stop = False
+
+    async def write() -> None:
+        while not stop:
+            records.enrol(3)
+            await asyncio.sleep(0)
+
+    writer = asyncio.create_task(write())
+    async with asyncio.timeout(5):
+        for _ in range(20):
+            assert await who(matcher, 3) == ["p3"]
+    stop = True
+    await writer

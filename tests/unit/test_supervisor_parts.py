@@ -45,6 +45,7 @@ MENDED = """\
 global
     maxconn 4096
 defaults
+    option forwardfor
     log global
 frontend prometheus
     bind 127.0.0.1:9101

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import html
 import ipaddress
 import json
 import logging
+import math
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -31,6 +34,8 @@ from facegraph.errors import (
     FacegraphError,
     ImageTooLarge,
     InvalidRequest,
+    Overloaded,
+    PreconditionFailed,
     SubjectExists,
     SubjectNotFound,
     Unprocessable,
@@ -44,25 +49,30 @@ COLLECTION = "default"
 _INVALID = {"error": "Invalid request."}
 _SAMPLE_KEYS = frozenset({"id", "name", "image", "metadata", "action"})
 _SAMPLES_AT_ONCE = 8
+_TRIES = 20
+_SHARE_OF_TIME = 0.8
+"""Of a request's time, after which no further samples are begun."""
 
 
 async def config_database(request: Request) -> Response:
     """Moves every replica to another database, or none; from this machine only."""
-    if not _from_loopback(request):
-        return HTMLResponse("Database configuration is only allowed from this machine.", 403)
+    if _is_cross_site(request) or not _from_loopback(request):
+        return _sentence("Database configuration is only allowed from this machine.", 403)
     body = await _json(request)
     given = body if isinstance(body, dict) else {}
     for key in ("host", "db_name", "username", "password"):
         if key not in given:
-            return HTMLResponse(f'"{key}" is missing.', 400)
+            return _sentence(f'"{key}" is missing.', 400)
     try:
         await _state(request).service.store.move_to(_database_url(given))
     except FacegraphError as error:
-        return HTMLResponse(f"Database configuration is failed. {error}", 500)
-    return HTMLResponse("Database configuration is done.")
+        return _sentence(f"Database configuration is failed. {error}", 500)
+    return _sentence("Database configuration is done.")
 
 
 async def clear_samples(request: Request) -> Response:
+    if _is_cross_site(request):
+        return JSONResponse({"fail": "not from another site's page"}, 403)
     try:
         await _state(request).service.store.clear_collection(COLLECTION)
     except FacegraphError as error:
@@ -77,13 +87,19 @@ async def update_samples(request: Request) -> Response:
     ):
         return JSONResponse(_INVALID, 400)
     state = _state(request)
-    gate = asyncio.Semaphore(_SAMPLES_AT_ONCE)
-    prepared = await asyncio.gather(*(_sample(state, item, gate) for item in items))
     outcome: dict[str, list[Any]] = {"success": [], "fail": []}
-    for item, sample in zip(items, prepared, strict=True):
-        done = sample is not None and await _append(state, item, sample)
-        outcome["success" if done else "fail"].append(item["id"])
-    return JSONResponse(outcome)
+    end = time.monotonic() + _SHARE_OF_TIME * state.service.tuning.request_timeout_s
+    for start in range(0, len(items), _SAMPLES_AT_ONCE):
+        part = items[start : start + _SAMPLES_AT_ONCE]
+        if time.monotonic() > end:  # what is left is told as failed, not lost with the answer
+            outcome["fail"] += [item["id"] for item in items[start:]]
+            break
+        prepared = await asyncio.gather(*(_sample(state, item) for item in part))
+        for item, sample in zip(part, prepared, strict=True):
+            done = sample is not None and await _append(state, item, sample)
+            outcome["success" if done else "fail"].append(item["id"])
+    # ASCII: an id that is no text is told back as it was escaped.
+    return Response(json.dumps(outcome), media_type="application/json")
 
 
 async def update_metadata(request: Request) -> Response:
@@ -93,17 +109,32 @@ async def update_metadata(request: Request) -> Response:
     for key in ("name", "metadata"):
         if key not in given:
             return JSONResponse({"error": f'"{key}" is missing in the request.'}, 400)
-    store = _state(request).service.store
     try:
-        subject = await store.get_subject(COLLECTION, to_subject_id(old_id))
-        metadata = {**subject.metadata, "metadata": given["metadata"]}
-        changes = {"name": str(given["name"]), "metadata": metadata}
-        await store.update_subject(COLLECTION, subject.id, changes)
+        subject_id = to_subject_id(old_id)
+        await _update_metadata(_state(request), subject_id, given)
     except (SubjectNotFound, InvalidRequest):
-        return HTMLResponse(f'Could not find "{old_id}" in database.', 400)
+        return _sentence(f'Could not find "{old_id}" in database.', 400)
     except FacegraphError:
-        return HTMLResponse("DB connection error occurred", 500)
+        return _sentence("DB connection error occurred", 500)
     return JSONResponse({"success": f'"{old_id}" has been configured successfully.'})
+
+
+async def _update_metadata(state: State, subject_id: str, given: Mapping[str, Any]) -> None:
+    """Changes both and keeps what else is there, whoever else writes meanwhile."""
+    store = state.service.store
+    for attempt in range(_TRIES):
+        subject = await store.get_subject(COLLECTION, subject_id)
+        metadata = {**subject.metadata, "metadata": given["metadata"]}
+        changes = {"name": _text(given["name"]), "metadata": metadata}
+        try:
+            await store.update_subject(
+                COLLECTION, subject.id, changes, if_revision=subject.revision
+            )
+        except PreconditionFailed:
+            if attempt == _TRIES - 1:
+                raise
+        else:
+            return
 
 
 async def face_recognition(request: Request) -> Response:
@@ -130,30 +161,48 @@ async def face_recognition(request: Request) -> Response:
 
 
 async def _recognise(state: State, embedded: Embedded, bar: float) -> list[Match]:
-    """Who each face is; strangers are enrolled, one replica and one face at a time."""
-    best = await _best(state, embedded, range(len(embedded.embeddings)), bar)
+    """Who each face is; strangers are enrolled, one request and one face at a time."""
+    best, _ = await _best(state, embedded, range(len(embedded.embeddings)), bar)
     strangers = [row for row, match in enumerate(best) if match is None]
     if strangers:
         async with state.service.store.exclusive(COLLECTION, "strangers"):
             for row in strangers:
-                (match,) = await _best(state, embedded, [row], bar)
-                best[row] = match or await _enrol_stranger(state, embedded, row)
+                best[row] = await _match_or_enrol(state, embedded, row, bar)
     return [match for match in best if match is not None]
 
 
 async def _best(
     state: State, embedded: Embedded, rows: Sequence[int], bar: float
-) -> list[Match | None]:
+) -> tuple[list[Match | None], int]:
+    """The subject over ``bar`` for each face, and the version that was searched."""
     found = await state.service.identify(
         COLLECTION, embedded.embeddings[list(rows)], limit=1, include_below=True
     )
-    return [
+    best = [
         probe.matches[0] if probe.matches and probe.matches[0].similarity > bar else None
         for probe in found.probes
     ]
+    return best, found.version
 
 
-async def _enrol_stranger(state: State, embedded: Embedded, row: int) -> Match:
+async def _match_or_enrol(state: State, embedded: Embedded, row: int, bar: float) -> Match:
+    """The face's subject; a stranger is enrolled only if nobody was since the search.
+
+    The lock keeps strangers apart, the version keeps everybody else: it holds even where the
+    database, and the lock with it, was lost in between.
+    """
+    for _ in range(_TRIES):
+        (match,), version = await _best(state, embedded, [row], bar)
+        if match is not None:
+            return match
+        try:
+            return await _enrol_stranger(state, embedded, row, version)
+        except (SubjectExists, PreconditionFailed):
+            continue  # an id somebody chose by hand, or somebody enrolled: look again
+    raise Overloaded("the collection changes too fast to enrol a stranger")
+
+
+async def _enrol_stranger(state: State, embedded: Embedded, row: int, version: int) -> Match:
     service = state.service
     x1, y1, x2, y2 = embedded.detection.faces.boxes[row].tolist()
     sample = NewSample(
@@ -162,28 +211,27 @@ async def _enrol_stranger(state: State, embedded: Embedded, row: int) -> Match:
         detection_score=float(embedded.detection.faces.detection_scores[row]),
         crop=embedded.detection.crops[row],
     )
-    while True:
-        name = f"unknown_person_{await service.store.next_stranger(COLLECTION)}"
-        try:
-            enrolled = await service.store.create_subject(
-                COLLECTION, name, name=name, samples=[sample], contract=service.contract
-            )
-        except SubjectExists:  # somebody chose that id by hand: count on
-            continue
-        return Match(name, enrolled.samples[0].id, 1.0, name, {})
+    name = f"unknown_person_{await service.store.next_stranger(COLLECTION)}"
+    enrolled = await service.store.create_subject(
+        COLLECTION,
+        name,
+        name=name,
+        samples=[sample],
+        contract=service.contract,
+        if_version=version,
+    )
+    return Match(name, enrolled.samples[0].id, 1.0, name, {})
 
 
-async def _sample(
-    state: State, item: Mapping[str, Any], gate: asyncio.Semaphore
-) -> NewSample | None:
-    async with gate:
-        try:
-            image = await resolve_image(item["image"], state.service.tuning, state.fetch)
-            (sample,), _ = await state.service.samples([image], "largest")
-        except FacegraphError as error:
-            log.info("sample %.80r not enrolled: %s", item["id"], error)
-            return None
-        return sample
+async def _sample(state: State, item: Mapping[str, Any]) -> NewSample | None:
+    try:
+        to_subject_id(_old_id(item["id"]))  # before the models work for nothing
+        image = await resolve_image(item["image"], state.service.tuning, state.fetch)
+        (sample,), _ = await state.service.samples([image], "largest")
+    except FacegraphError as error:
+        log.info("sample %.80r not enrolled: %s", item["id"], error)
+        return None
+    return sample
 
 
 async def _append(state: State, item: Mapping[str, Any], sample: NewSample) -> bool:
@@ -191,8 +239,8 @@ async def _append(state: State, item: Mapping[str, Any], sample: NewSample) -> b
     try:
         await service.store.append_samples(
             COLLECTION,
-            to_subject_id(str(item["id"])),
-            name=str(item["name"]),
+            to_subject_id(_old_id(item["id"])),
+            name=_text(item["name"]),
             metadata={"metadata": item["metadata"], "action": item["action"]},
             samples=[sample],
             contract=service.contract,
@@ -203,11 +251,25 @@ async def _append(state: State, item: Mapping[str, Any], sample: NewSample) -> b
     return True
 
 
+def _old_id(value: Any) -> str:
+    """An old id as text; numbers were common. InvalidRequest for anything else."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InvalidRequest("an id is a string or a whole number")
+    return str(value)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
 def to_subject_id(old_id: str) -> str:
-    """Our id for an old one; InvalidRequest for one too long to keep."""
+    """Our id for an old one; InvalidRequest for one that cannot be kept."""
     if re.fullmatch(ID_PATTERN[1:-1], old_id) and not old_id.startswith("b64."):
         return old_id
-    ours = "b64." + base64.urlsafe_b64encode(old_id.encode()).decode().rstrip("=")
+    try:
+        ours = "b64." + base64.urlsafe_b64encode(old_id.encode()).decode().rstrip("=")
+    except UnicodeEncodeError:
+        raise InvalidRequest("the id is no text") from None
     if len(ours) > 128:
         raise InvalidRequest("the id is too long")
     return ours
@@ -218,7 +280,10 @@ def to_old_id(subject_id: str) -> str:
     if not subject_id.startswith("b64."):
         return subject_id
     text = subject_id.removeprefix("b64.")
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+    except ValueError:  # an id of the v1 API that only looks like one of these
+        return subject_id
 
 
 def _face(box: Any, who: Match) -> dict[str, Any]:
@@ -237,9 +302,12 @@ def _min_distance(body: Mapping[str, Any], state: State) -> float:
     if value in (None, ""):
         return state.service.threshold(None, None)
     try:
-        return float(str(value))
+        bar = float(str(value))
     except ValueError:
-        raise InvalidRequest("min_distance must be a number") from None
+        bar = math.nan
+    if not math.isfinite(bar):
+        raise InvalidRequest("min_distance must be a number")
+    return bar
 
 
 def _database_url(given: Mapping[str, Any]) -> str:
@@ -251,13 +319,21 @@ def _database_url(given: Mapping[str, Any]) -> str:
 
 
 def _from_loopback(request: Request) -> bool:
-    """Whether the peer, and every client a proxy names, is this machine."""
-    hops = [request.client.host if request.client else ""]
+    """Whether the peer, and every client a proxy names, is this machine.
+
+    `facegraph serve` has HAProxy name the client, so a proxy on this machine hides nobody.
+    """
+    hops = [request.client.host if request.client else "unknown"]
     hops += request.headers.get("x-forwarded-for", "").replace(" ", "").split(",")
     try:
         return all(ipaddress.ip_address(hop).is_loopback for hop in hops if hop)
     except ValueError:
         return False
+
+
+def _is_cross_site(request: Request) -> bool:
+    """Whether a browser sends this for another site's page; its user did not ask for it."""
+    return request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
 
 
 async def _json(request: Request) -> Any:
@@ -274,9 +350,14 @@ def _state(request: Request) -> State:
     return state
 
 
+def _sentence(text: str, status: int = 200) -> Response:
+    """text/html, as the old system; what came from outside stays text."""
+    return HTMLResponse(html.escape(text, quote=False), status)
+
+
 def _alive(sentence: str) -> Callable[[Request], Awaitable[Response]]:
     async def answer(_: Request) -> Response:
-        return HTMLResponse(sentence)
+        return _sentence(sentence)
 
     return answer
 

@@ -42,8 +42,8 @@ class VerifyParams(Params):
 async def detect(call: Call[DetectParams]) -> DetectAnswer:
     """Faces in a picture, largest first; none is an empty list.
 
-    `attributes=true` adds what the face pack can tell of a face; a pack without attribute
-    models adds nothing.
+    `attributes=true` is for what a face pack's attribute models tell of a face; no pack of this
+    version has any, so it adds nothing.
     """
     detection = await call.service.detect(call.images[0], call.params.max_faces)
     return {

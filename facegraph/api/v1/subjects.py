@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from facegraph.api.endpoint import Call, NoParams, Params, Reply, endpoint
 from facegraph.api.fields import (
@@ -13,6 +15,7 @@ from facegraph.api.fields import (
     Metadata,
     PageLimit,
     Text,
+    before,
     etag,
     idempotency,
     if_match,
@@ -41,6 +44,7 @@ from facegraph.errors import (
     SubjectNotFound,
 )
 from facegraph.service import FacePolicy, Rejected
+from facegraph.store import Enrolled, Idempotency
 from facegraph.types import NewSample
 
 ENROL_ERRORS = (*IMAGE_ERRORS, FaceNotFound, SeveralFaces, ContractMismatch, Conflict)
@@ -93,6 +97,19 @@ async def create(call: Call[NewSubject]) -> Reply:
     A picture with several faces is rejected unless `face=largest`. Sent again with the same
     `Idempotency-Key` within a day, a request answers as it did first and changes nothing.
     """
+    token = idempotency(call)
+    enrolled = await before(call, token) or await _create(call, token)
+    body: EnrolledSubject = {
+        "subject": subject_fields(enrolled.subject),
+        "samples": [sample_fields(sample) for sample in enrolled.samples],
+        "rejected": rejected_images(enrolled),
+        "version": enrolled.version,
+    }
+    location = f"/v1/collections/{call.path['c']}/subjects/{enrolled.subject.id}"
+    return Reply(body, etag(enrolled.subject.revision) | {"location": location})
+
+
+async def _create(call: Call[NewSubject], token: Idempotency | None) -> Enrolled:
     params = call.params
     samples, rejected = await call.service.samples(call.images, params.face)
     enrolled = await call.service.store.create_subject(
@@ -103,17 +120,9 @@ async def create(call: Call[NewSubject]) -> Reply:
         metadata=params.metadata,
         samples=samples,
         contract=call.service.contract,
-        idempotency=idempotency(call),
+        idempotency=noted(token, rejected),
     )
-    call.state.metrics.samples.inc(len(enrolled.samples))
-    body: EnrolledSubject = {
-        "subject": subject_fields(enrolled.subject),
-        "samples": [sample_fields(sample) for sample in enrolled.samples],
-        "rejected": rejected_images(rejected),
-        "version": enrolled.version,
-    }
-    location = f"/v1/collections/{call.path['c']}/subjects/{enrolled.subject.id}"
-    return Reply(body, etag(enrolled.subject.revision) | {"location": location})
+    return counted(call, enrolled, token, rejected)
 
 
 @endpoint("GET", SUBJECTS, answer=SubjectList, params=SubjectPaging, errors=(CollectionNotFound,))
@@ -186,20 +195,25 @@ async def add_samples(call: Call[NewSamples]) -> EnrolledSamples:
 
     Honours `Idempotency-Key`.
     """
+    token = idempotency(call)
+    enrolled = await before(call, token) or await _add(call, token)
+    return {
+        "samples": [sample_fields(sample) for sample in enrolled.samples],
+        "rejected": rejected_images(enrolled),
+        "version": enrolled.version,
+    }
+
+
+async def _add(call: Call[NewSamples], token: Idempotency | None) -> Enrolled:
     samples, rejected = await _new_samples(call)
     enrolled = await call.service.store.add_samples(
         call.path["c"],
         call.path["s"],
         samples,
         contract=call.service.contract,
-        idempotency=idempotency(call),
+        idempotency=noted(token, rejected),
     )
-    call.state.metrics.samples.inc(len(enrolled.samples))
-    return {
-        "samples": [sample_fields(sample) for sample in enrolled.samples],
-        "rejected": rejected_images(rejected),
-        "version": enrolled.version,
-    }
+    return counted(call, enrolled, token, rejected)
 
 
 async def _new_samples(call: Call[NewSamples]) -> tuple[list[NewSample], Sequence[Rejected]]:
@@ -245,10 +259,30 @@ async def delete_sample(call: Call[NoParams]) -> None:
     await call.service.store.delete_sample(call.path["c"], call.path["s"], call.path["f"])
 
 
-def rejected_images(rejected: Sequence[Rejected]) -> list[RejectedImage]:
-    return [
+def noted(token: Idempotency | None, rejected: Sequence[Rejected]) -> Idempotency | None:
+    """The key with the reasons, so that they are told again with the first answer."""
+    return None if token is None else replace(token, note=_reasons(rejected))
+
+
+def counted(
+    call: Call[Any], enrolled: Enrolled, token: Idempotency | None, rejected: Sequence[Rejected]
+) -> Enrolled:
+    """The enrolment with its reasons, in the metrics."""
+    call.state.metrics.samples.inc(len(enrolled.samples))
+    return enrolled if token else replace(enrolled, note=_reasons(rejected))
+
+
+def _reasons(rejected: Sequence[Rejected]) -> tuple[Mapping[str, Any], ...]:
+    return tuple(
         {"index": item.index, "code": item.error.code, "detail": item.error.detail}
         for item in rejected
+    )
+
+
+def rejected_images(enrolled: Enrolled) -> list[RejectedImage]:
+    return [
+        {"index": note["index"], "code": note["code"], "detail": note["detail"]}
+        for note in enrolled.note
     ]
 
 

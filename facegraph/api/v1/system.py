@@ -23,7 +23,7 @@ async def models(call: Call[NoParams]) -> Mapping[str, Any]:
     return {
         "face_pack": _pack(pack),
         "contract": contract_answer(call.service.contract),
-        "running": await call.service.graph.describe(),
+        "running": await _running(call),
     }
 
 
@@ -38,7 +38,7 @@ async def system(call: Call[NoParams]) -> Mapping[str, Any]:
         "limits": call.service.tuning.model_dump(mode="json"),
         "threshold": call.service.threshold(None, None),
         "contract": contract_answer(call.service.contract),
-        "running": await call.service.graph.describe(),
+        "running": await _running(call),
     }
 
 
@@ -68,6 +68,14 @@ async def readyz(call: Call[NoParams]) -> Mapping[str, Any]:
     if failed:
         raise Unavailable("not ready: " + "; ".join(f["detail"] for f in failed), failed)
     return {"status": "ready", "face_pack": call.service.pack.name}
+
+
+async def _running(call: Call[NoParams]) -> dict[str, Any]:
+    """The graph's own description, or why there is none: diagnostics must work when it does not."""
+    try:
+        return await call.service.graph.describe()
+    except FacegraphError as error:
+        return {"error": {"code": error.code, "detail": error.detail}}
 
 
 def _pack(pack: FacePack) -> dict[str, Any]:
