@@ -58,6 +58,7 @@ def plain(copies_folder: Path) -> Iterator[Mode]:
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_hear_sigint,  # noqa: PLW1509 - no threads yet
         )
     url = f"http://127.0.0.1:{port}"
     try:
@@ -167,3 +168,8 @@ def _noisy_photo() -> bytes:
     out = io.BytesIO()
     Image.fromarray(noise).save(out, "PNG", compress_level=0)
     return out.getvalue()
+
+
+def _hear_sigint() -> None:
+    """A suite that runs in the background has SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
