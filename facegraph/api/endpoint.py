@@ -168,9 +168,14 @@ def pick_images(rule: ImageRule, parsed: Parsed) -> tuple[bytes, ...]:
     return tuple(parsed.images[name][0] for name in allowed if name in parsed.images)
 
 
+def is_id(text: str) -> bool:
+    """Whether ``text`` is an id; stricter than ``$``, which lets a line break pass."""
+    return re.fullmatch(ID_PATTERN[1:-1], text) is not None
+
+
 def _path_ids(path_params: Mapping[str, str]) -> dict[str, str]:
     for value in path_params.values():
-        if not re.fullmatch(ID_PATTERN[1:-1], value):
+        if not is_id(value):
             raise InvalidRequest(
                 f"{value!r} is no id: 1–128 letters, digits or ._-@:, a letter or digit first"
             )

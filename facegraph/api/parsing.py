@@ -55,8 +55,7 @@ class Limits:
         self._images += 1
         if self._images > self.tuning.max_images:
             raise InvalidRequest(f"more than {self.tuning.max_images} images in one request")
-        if len(data) > self.tuning.max_image_bytes:
-            raise ImageTooLarge(f"an image may have {self.tuning.max_image_bytes} bytes")
+        _require_image_size(len(data), self.tuning)
         return data
 
 
@@ -83,22 +82,17 @@ async def parse(request: Request, tuning: IngressTuning, fetch: FetchUrl) -> Par
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body; ImageTooLarge past ``limit`` bytes, before more of it is held."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise ImageTooLarge(f"a request may have {limit} bytes")
+    _require_announced_size(request, limit)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > limit:
-            raise ImageTooLarge(f"a request may have {limit} bytes")
+        _require_body_size(len(body), limit)
     return bytes(body)
 
 
 async def _read_form(request: Request, parsed: Parsed, limits: Limits) -> None:
     tuning = limits.tuning
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > tuning.max_request_bytes:
-        raise ImageTooLarge(f"a request may have {tuning.max_request_bytes} bytes")
+    _require_announced_size(request, tuning.max_request_bytes)
     bounded = Request(request.scope, _bounded(request, tuning.max_request_bytes))
     try:
         form = await bounded.form(
@@ -128,8 +122,7 @@ def _bounded(request: Request, limit: int) -> Callable[[], Awaitable[Any]]:
         nonlocal seen
         message = await request.receive()
         seen += len(message.get("body", b""))
-        if seen > limit:
-            raise ImageTooLarge(f"a request may have {limit} bytes")
+        _require_body_size(seen, limit)
         return message
 
     return receive
@@ -138,8 +131,7 @@ def _bounded(request: Request, limit: int) -> Callable[[], Awaitable[Any]]:
 async def _add_file(name: str, upload: UploadFile, parsed: Parsed, limits: Limits) -> None:
     if name not in IMAGE_FIELDS:
         raise InvalidRequest(f"unknown file field {name!r}; images come as {_names()}")
-    if (upload.size or 0) > limits.tuning.max_image_bytes:
-        raise ImageTooLarge(f"an image may have {limits.tuning.max_image_bytes} bytes")
+    _require_image_size(upload.size or 0, limits.tuning)  # before it is read into memory
     parsed.images.setdefault(name, []).append(limits.admit(await upload.read()))
 
 
@@ -188,8 +180,7 @@ async def _resolve_all(name: str, value: Any, limits: Limits, fetch: FetchUrl) -
 async def resolve_image(value: Any, tuning: IngressTuning, fetch: FetchUrl) -> bytes:
     """The compressed bytes behind one JSON image."""
     data = await _bytes_of(value, tuning, fetch)
-    if len(data) > tuning.max_image_bytes:
-        raise ImageTooLarge(f"an image may have {tuning.max_image_bytes} bytes")
+    _require_image_size(len(data), tuning)
     return data
 
 
@@ -231,6 +222,22 @@ def _decode_base64(text: str) -> bytes:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         raise InvalidRequest("the image is not valid base64") from None
+
+
+def _require_announced_size(request: Request, limit: int) -> None:
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit():
+        _require_body_size(int(announced), limit)
+
+
+def _require_body_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise ImageTooLarge(f"a request may have {limit} bytes")
+
+
+def _require_image_size(size: int, tuning: IngressTuning) -> None:
+    if size > tuning.max_image_bytes:
+        raise ImageTooLarge(f"an image may have {tuning.max_image_bytes} bytes")
 
 
 def _names() -> str:

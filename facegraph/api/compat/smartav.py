@@ -17,7 +17,6 @@ import ipaddress
 import json
 import logging
 import math
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -27,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from facegraph.api.endpoint import ID_PATTERN
+from facegraph.api.endpoint import is_id
 from facegraph.api.parsing import parse_json, read_body, resolve_image
 from facegraph.api.state import State
 from facegraph.errors import (
@@ -264,7 +263,7 @@ def _text(value: Any) -> str:
 
 def to_subject_id(old_id: str) -> str:
     """Our id for an old one; InvalidRequest for one that cannot be kept."""
-    if re.fullmatch(ID_PATTERN[1:-1], old_id) and not old_id.startswith("b64."):
+    if is_id(old_id) and not old_id.startswith("b64."):
         return old_id
     try:
         ours = "b64." + base64.urlsafe_b64encode(old_id.encode()).decode().rstrip("=")

@@ -10,7 +10,6 @@ import queue
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +26,6 @@ import openvino  # noqa: E402
 
 MAX_SHAPES = 8
 """Compiled networks kept; the one used longest ago goes first. Nothing here needs more."""
-
-Run = Callable[[FloatArray], list[FloatArray]]
 
 
 class OpenVinoEngine:
