@@ -64,9 +64,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from facegraph.config import parse
 from facegraph.errors import ConfigError
 
-ALIGNMENT = "arcface-112-v1"
-"""The only alignment there is: see facegraph.faces.alignment."""
-
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Scale = float | tuple[float, float, float]
 
@@ -173,7 +170,7 @@ class PackSpec(_Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     summary: str = ""
     layout: Literal["models", "insightface"] = "models"
-    alignment: Literal["arcface-112-v1"] = "arcface-112-v1"
+    alignment: Literal["arcface-112-v1"] = "arcface-112-v1"  # the only one: faces.alignment
     licence: LicenceSpec
     detector: DetectorSpec
     embedder: EmbedderSpec
