@@ -45,7 +45,7 @@ class Progress:
             raise
 
 
-def worth_a_retry(error: Exception, progress: Progress, *, pool_serves: bool) -> bool:
+def worth_a_retry(error: psycopg.Error, progress: Progress, *, pool_serves: bool) -> bool:
     """Whether a fresh connection may do better, rather than the server having said no.
 
     ``pool_serves``: others got their answers lately, so a wait in vain means "all busy".
@@ -56,7 +56,9 @@ def worth_a_retry(error: Exception, progress: Progress, *, pool_serves: bool) ->
         return not pool_serves
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
         return True
-    return progress.lost or (isinstance(error, psycopg.Error) and error.sqlstate in _GOING_AWAY)
+    if error.sqlstate is None:
+        return True  # libpq's or ours, not the server's: the connection is what failed
+    return progress.lost or error.sqlstate in _GOING_AWAY
 
 
 def say(error: Exception) -> str:
