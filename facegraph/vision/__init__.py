@@ -1,0 +1,1 @@
+"""What happens in a picture and what is where: captioners and segmenters behind two seams."""
