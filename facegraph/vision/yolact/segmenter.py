@@ -1,0 +1,164 @@
+"""YOLACT behind the seam of segmenters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from facegraph.errors import ConfigError, ModelUnavailable
+from facegraph.models.vision_packs import SegmenterModel
+from facegraph.types import ByteArray, FloatArray, Segmentation, SegmentOptions
+from facegraph.vision.labels import COCO_LABELS
+from facegraph.vision.masks import encode, window_of
+from facegraph.vision.yolact.assembly import assemble
+from facegraph.vision.yolact.checkpoint import load_network
+from facegraph.vision.yolact.configs import CONFIGS
+from facegraph.vision.yolact.network import Output
+from facegraph.vision.yolact.postprocess import Objects, find_objects
+from facegraph.vision.yolact.priors import make_priors
+
+Precision = Literal["f32", "bf16"]
+
+MEAN = (123.68, 116.78, 103.94)
+STD = (58.40, 57.12, 57.38)
+"""Of ImageNet's pixels, RGB 0..255, as the authors rounded them."""
+
+GPU_BATCH = 8
+
+
+class YolactSegmenter:
+    """A YOLACT checkpoint of its authors, loaded. One thread at a time calls it."""
+
+    def __init__(
+        self,
+        model: SegmenterModel,
+        *,
+        threads: int = 1,
+        device: Literal["cpu", "cuda"] = "cpu",
+        gpu_memory_bytes: int | None = None,
+        precision: Precision = "f32",
+    ) -> None:
+        """``threads`` holds for all of torch in this process, as does ``gpu_memory_bytes``.
+
+        Raises ConfigError where the configuration or the device is none, or the checkpoint is
+        another network's, ModelMissing where it is absent or damaged, ModelUnavailable where the
+        device has no room for it.
+        """
+        if model.config not in CONFIGS:
+            raise ConfigError(f"yolact has no configuration {model.config}: {', '.join(CONFIGS)}")
+        self._config = CONFIGS[model.config]
+        self._model = model
+        self._precision = precision
+        self._device = _device(device, gpu_memory_bytes)
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(threads)
+        network = load_network(model.file.path, self._config)
+        network.speed_up()
+        try:
+            self._network = network.to(self._device)
+        except RuntimeError as error:
+            raise ModelUnavailable(f"{model.name} could not be loaded: {_said(error)}") from error
+        self._priors = make_priors(self._config).to(self._device)
+        self._mean = torch.tensor(MEAN, device=self._device)
+        self._std = torch.tensor(STD, device=self._device)
+        self.name = model.name
+        self.best_batch = 1 if self._device.type == "cpu" else GPU_BATCH
+
+    def segment(
+        self, images: Sequence[ByteArray], options: Sequence[SegmentOptions]
+    ) -> list[Segmentation]:
+        """The objects of each (h, w, 3) uint8 RGB image; ``best_batch`` of them in one run.
+
+        Raises ModelUnavailable where the run fails or memory runs out.
+        """
+        pairs = list(zip(images, options, strict=True))
+        step = self.best_batch
+        try:
+            with torch.inference_mode():
+                return [
+                    found
+                    for at in range(0, len(pairs), step)
+                    for found in self._run(pairs[at : at + step])
+                ]
+        except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError among them
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise ModelUnavailable(f"{self.name} could not run: {_said(error)}") from error
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": self._model.kind,
+            "pack": self.name,
+            "config": self._config.name,
+            "file": self._model.file.name,
+            "sha256": self._model.file.sha256,
+            "licence": self._model.licence.name,
+            "engine": "torch",
+            "provider": self._device.type,
+            "precision": self._precision,
+        }
+
+    def _run(self, pairs: list[tuple[ByteArray, SegmentOptions]]) -> list[Segmentation]:
+        output = self._forward([image for image, _ in pairs])
+        found = []
+        for row, (image, options) in enumerate(pairs):
+            height, width = image.shape[:2]
+            objects = find_objects(
+                output.offsets[row],
+                output.scores[row],
+                output.coefficients[row],
+                self._priors,
+                width=width,
+                height=height,
+                options=options,
+            )
+            found.append(self._answer(objects, output.prototypes[row], width, height))
+        return found
+
+    def _forward(self, images: list[ByteArray]) -> Output:
+        size = (self._config.size, self._config.size)
+        # The aspect ratio is not kept: so the authors trained it.
+        squares = [cv2.resize(image, size, interpolation=cv2.INTER_LINEAR) for image in images]
+        pixels: Tensor = torch.from_numpy(np.stack(squares)).to(self._device)
+        # Images lie in memory channels last already, so the view needs no copy.
+        batch = ((pixels - self._mean) / self._std).permute(0, 3, 1, 2)
+        rounded = self._precision == "bf16"
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=rounded):
+            output: Output = self._network(batch)
+        return output
+
+    def _answer(
+        self, objects: Objects, prototypes: Tensor, width: int, height: int
+    ) -> Segmentation:
+        shapes: FloatArray = prototypes.cpu().numpy()
+        masks = []
+        for box, coefficients in zip(objects.boxes, objects.coefficients, strict=True):
+            window = window_of(box, width, height)
+            crop = assemble(shapes, coefficients, window, width, height)
+            masks.append(encode(crop, window[0], window[1], width, height))
+        labels = tuple(COCO_LABELS[index] for index in objects.classes)
+        return Segmentation(
+            width, height, labels, objects.scores, objects.boxes, tuple(masks), self.name
+        )
+
+
+def _device(name: str, memory_bytes: int | None) -> torch.device:
+    if name != "cuda":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("accelerator: this torch finds no CUDA device")
+    device = torch.device("cuda", torch.cuda.current_device())
+    if memory_bytes is not None:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total), device)
+    return device
+
+
+def _said(error: Exception) -> str:
+    """The first line: CUDA's messages go on with advice on debugging."""
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
