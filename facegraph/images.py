@@ -74,6 +74,15 @@ def probe(data: bytes) -> tuple[str, int, int]:
     return name, image.width, image.height
 
 
+def colour_profile(data: bytes) -> bytes | None:
+    """The ICC profile that the picture carries, as it came; :func:`decode` heeds none.
+
+    Raises InvalidImage.
+    """
+    profile = _open(data).info.get("icc_profile")
+    return profile if isinstance(profile, bytes) and profile else None
+
+
 def _open(data: bytes) -> ImageFile.ImageFile:
     if not data:
         raise InvalidImage("the image is empty")
