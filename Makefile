@@ -17,8 +17,10 @@ INPUTS := pyproject.toml constraints.txt $(wildcard packaging/*/pyproject.toml)
 
 .PHONY: serve test install check-environment lint types unit pytest bench clean
 
+# The segmenter it fetches the first time has weights under the GPL; FACEGRAPH_SEGMENTER=none make
+# serve does without masks.
 serve: $(STAMP)
-	@exec $(BIN)/facegraph serve $(if $(PORT),--port $(PORT))
+	@exec $(BIN)/facegraph serve --accept-license GPL-3.0 $(if $(PORT),--port $(PORT))
 
 install: $(STAMP)
 
@@ -26,6 +28,7 @@ test: lint types pytest
 
 pytest: $(STAMP)
 	$(BIN)/facegraph models pull opencv
+	$(BIN)/facegraph models pull yolov5s-seg --accept-license
 	$(BIN)/python -m pytest
 
 unit: $(STAMP)

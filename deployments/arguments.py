@@ -63,10 +63,12 @@ class EngineResources(CpuResources):
 class Resources(_Closed):
     """One replica of each deployment; the defaults fit two cores with two matchers."""
 
-    ingress: CpuResources = CpuResources(num_cpus=0.25)
-    detector: EngineResources = EngineResources(num_cpus=0.75)
-    embedder: EngineResources = EngineResources(num_cpus=0.5)
-    matcher: CpuResources = CpuResources(num_cpus=0.25)
+    ingress: CpuResources = CpuResources(num_cpus=0.2)
+    detector: EngineResources = EngineResources(num_cpus=0.3, num_gpus=0.125)
+    embedder: EngineResources = EngineResources(num_cpus=0.2)
+    matcher: CpuResources = CpuResources(num_cpus=0.2)
+    segmenter: EngineResources = EngineResources(num_cpus=0.4)
+    captioner: EngineResources = EngineResources(num_cpus=0.2)
 
 
 class AppArgs(Settings):

@@ -19,7 +19,15 @@ from ray.serve.schema import ServeDeploySchema
 from deployments import rules
 from deployments.arguments import AppArgs
 from deployments.located import Document, Finding, Steps, load
-from facegraph.config import DetectorTuning, EmbedderTuning, IngressTuning, MatcherTuning, nearest
+from facegraph.config import (
+    CaptionerTuning,
+    DetectorTuning,
+    EmbedderTuning,
+    IngressTuning,
+    MatcherTuning,
+    SegmenterTuning,
+    nearest,
+)
 
 IMPORT_PATH = "deployments.ingress:build"
 
@@ -28,6 +36,8 @@ TUNING: Mapping[str, type[BaseModel]] = {
     "detector": DetectorTuning,
     "embedder": EmbedderTuning,
     "matcher": MatcherTuning,
+    "segmenter": SegmenterTuning,
+    "captioner": CaptionerTuning,
 }
 
 

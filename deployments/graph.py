@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from deployments.vision import Vision
 from facegraph.errors import FacegraphError, ModelUnavailable, Overloaded, TimedOut
 from facegraph.graph import Query
-from facegraph.types import ByteArray, Detection, FloatArray, SearchResult
+from facegraph.types import (
+    ByteArray,
+    Caption,
+    CaptionOptions,
+    Detection,
+    FloatArray,
+    SearchResult,
+    Segmentation,
+    SegmentOptions,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +37,22 @@ PAUSE_S = 0.1
 
 DESCRIBE_TIMEOUT_S = 4.0
 
+ON_THEIR_OWN = frozenset({"segmenter", "captioner"})
+"""Deployments without which the service is ready all the same."""
+
+COLD_AFTER_S = 2.0
+"""A call that takes longer looks whether there is a replica at all."""
+
+
+class Handles(NamedTuple):
+    """One handle per deployment below the ingress."""
+
+    detector: Handle
+    embedder: Handle
+    matcher: Handle
+    segmenter: Handle
+    captioner: Handle
+
 
 class ServeGraph:
     """Sends each call to a deployment and turns every failure into a ``FacegraphError``.
@@ -36,14 +60,13 @@ class ServeGraph:
     ``timeout_s`` bounds a call with its retries; it may be changed while calls run.
     """
 
-    def __init__(
-        self, detector: Handle, embedder: Handle, matcher: Handle, vision: Vision, timeout_s: float
-    ) -> None:
-        self._handles = {"detector": detector, "embedder": embedder, "matcher": matcher}
-        self._detect = _method(detector, "detect")
-        self._embed = _method(embedder, "embed")
-        self._match = _method(matcher, "match")
-        self._vision = vision
+    def __init__(self, handles: Handles, timeout_s: float) -> None:
+        self._handles: dict[str, Handle] = handles._asdict()
+        self._detect = _method(handles.detector, "detect")
+        self._embed = _method(handles.embedder, "embed")
+        self._match = _method(handles.matcher, "match")
+        self._segment = _method(handles.segmenter, "segment")
+        self._caption = _method(handles.captioner, "caption")
         self.timeout_s = timeout_s
 
     async def detect(self, image: bytes, *, max_faces: int, crops: bool) -> Detection:
@@ -62,34 +85,72 @@ class ServeGraph:
         )
         return result
 
-    async def caption(self, image: bytes) -> dict[str, Any]:
-        return await self._vision.caption(image)
+    async def caption(self, image: bytes, options: CaptionOptions) -> Caption | None:
+        caption: Caption | None = await self._warm_call(self._caption, image, options)
+        return caption
 
-    async def segment(self, image: bytes) -> dict[str, Any]:
-        return await self._vision.segment(image)
+    async def segment(
+        self, image: bytes, options: SegmentOptions, model: str | None = None
+    ) -> Segmentation:
+        segmentation: Segmentation = await self._warm_call(self._segment, image, options, model)
+        return segmentation
+
+    async def load_segmenter(self, model: str) -> None:
+        """A replica lost meanwhile is no failure: every request names its model anyway."""
+        answers = await self._broadcast("segmenter", self.timeout_s, "load", model)
+        for answer in answers:
+            if isinstance(answer, FacegraphError):
+                raise _cause(answer)
+        if not any(answer is None for answer in answers):
+            raise ModelUnavailable("no replica of the segmenter could load it; see the log")
 
     async def describe(self) -> dict[str, Any]:
-        """One list per deployment, one entry per replica. Raises when a deployment has none."""
+        """One list per deployment, one entry per replica.
+
+        Raises when the face path lacks a replica; without one of the others it goes on.
+        """
         described = await asyncio.gather(*map(self._describe, self._handles))
         return dict(zip(self._handles, described, strict=True))
 
     async def _describe(self, name: str) -> list[dict[str, Any]]:
-        try:
-            answers = (
-                await self._handles[name]
-                .broadcast("describe")
-                .results_async(timeout_s=DESCRIBE_TIMEOUT_S, return_exceptions=True)
-            )
-        except (RayError, DeploymentUnavailableError):
-            answers = []
-        except TimeoutError:
-            raise TimedOut(
-                f"the {name} did not describe itself in {DESCRIBE_TIMEOUT_S:g} s"
-            ) from None
+        answers = await self._broadcast(name, DESCRIBE_TIMEOUT_S, "describe")
         replicas = sorted((a for a in answers if isinstance(a, dict)), key=lambda a: a["replica"])
-        if not replicas:
+        if not replicas and name not in ON_THEIR_OWN:
             raise ModelUnavailable(f"no replica of the {name} is running")
         return replicas
+
+    async def _broadcast(self, name: str, timeout_s: float, *call: Any) -> list[Any]:
+        """What each running replica answers or raises; empty where none is running."""
+        try:
+            answers: list[Any] = (
+                await self._handles[name]
+                .broadcast(*call)
+                .results_async(timeout_s=timeout_s, return_exceptions=True)
+            )
+        except (RayError, DeploymentUnavailableError):
+            return []
+        except TimeoutError:
+            raise TimedOut(f"the {name} did not answer within {timeout_s:g} s") from None
+        return answers
+
+    async def _warm_call(self, method: Handle, *args: Any) -> Any:
+        """As ``_call``; where no replica is running, it does not wait for one to be ready."""
+        call = asyncio.ensure_future(self._call(method, *args))
+        try:
+            done, _ = await asyncio.wait([call], timeout=COLD_AFTER_S)
+            if not done and not await self._is_running(method.deployment_name):
+                raise ModelUnavailable(
+                    f"the {method.deployment_name} is starting; try again in a few seconds"
+                )
+            return await call
+        finally:
+            call.cancel()
+
+    async def _is_running(self, name: str) -> bool:
+        try:
+            return bool(await self._broadcast(name, DESCRIBE_TIMEOUT_S, "describe"))
+        except TimedOut:
+            return True
 
     async def _call(self, method: Handle, *args: Any) -> Any:
         try:

@@ -13,11 +13,11 @@ from deployments import cluster
 from deployments.arguments import AppArgs, CpuResources, EngineResources
 from deployments.detector import detector
 from deployments.embedder import embedder
-from deployments.graph import Handle, ServeGraph
+from deployments.graph import Handle, Handles, ServeGraph
 from deployments.matcher import matcher
 from deployments.request_id import OneRequestId
 from deployments.startup import CANNOT_START, DID_NOT_START, reported, tell_operator
-from deployments.vision import Vision
+from deployments.vision import captioner, segmenter
 from facegraph.api.app import create_app
 from facegraph.config import IngressTuning, Settings, parse
 from facegraph.models.packs import find_pack
@@ -33,10 +33,10 @@ class Ingress:
 
     @reported(DID_NOT_START)
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: Settings, detector: Handle, embedder: Handle, matcher: Handle
+        self, settings: Settings, *handles: Handle
     ) -> None:
         tuning = IngressTuning()
-        self._graph = ServeGraph(detector, embedder, matcher, Vision(), tuning.request_timeout_s)
+        self._graph = ServeGraph(Handles(*handles), tuning.request_timeout_s)
         self._store = await open_store(settings)
         pack = find_pack(settings)
         await self._store.ensure_default(pack.contract)
@@ -59,7 +59,7 @@ ingress = serve.deployment(name="ingress", max_ongoing_requests=1000)(serve.ingr
 
 
 def build(args: AppArgs) -> Application:
-    """``ingress → detector, embedder, matcher`` on what this cluster has."""
+    """``ingress → detector, embedder, matcher, segmenter, captioner`` on what there is."""
     return reported(CANNOT_START)(_build)(args)
 
 
@@ -73,15 +73,23 @@ def _build(args: AppArgs) -> Application:
 
     settings = settings.model_copy(update={"accelerator": device})
     take = args.resources
+    engines = {
+        "detector": detector,
+        "embedder": embedder,
+        "segmenter": segmenter,
+        "captioner": captioner,
+    }
+    bound = {
+        name: deployment.options(ray_actor_options=_engine(getattr(take, name), device)).bind(
+            settings, getattr(take, name)
+        )
+        for name, deployment in engines.items()
+    }
+    bound["matcher"] = matcher.options(ray_actor_options=_cpu(take.matcher)).bind(
+        settings, take.matcher
+    )
     return ingress.options(ray_actor_options=_cpu(take.ingress)).bind(
-        settings,
-        detector.options(ray_actor_options=_engine(take.detector, device)).bind(
-            settings, take.detector
-        ),
-        embedder.options(ray_actor_options=_engine(take.embedder, device)).bind(
-            settings, take.embedder
-        ),
-        matcher.options(ray_actor_options=_cpu(take.matcher)).bind(settings, take.matcher),
+        settings, *(bound[name] for name in Handles._fields)
     )
 
 

@@ -12,6 +12,10 @@ from facegraph.config import nearest
 EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - looked for, not bound
 
 
+ENGINES = ("detector", "embedder", "segmenter", "captioner")
+"""Deployments that take a part of a GPU."""
+
+
 def http(document: Document) -> Iterator[Finding]:
     """Where the service listens."""
     host = document.get(("http_options", "host"))
@@ -110,7 +114,7 @@ def limits(document: Document, steps: Steps) -> Iterator[Finding]:
 def gpus(document: Document, application: Steps) -> Iterator[Finding]:
     """Fractions that one GPU cannot hold together."""
     total = 0.0
-    for name in ("detector", "embedder"):
+    for name in ENGINES:
         fraction = document.get(
             (*application, "args", "resources", name, "num_gpus"),
             getattr(Resources(), name).num_gpus,
@@ -121,7 +125,7 @@ def gpus(document: Document, application: Steps) -> Iterator[Finding]:
     if total > 1:
         yield Finding(
             document.line((*application, "args", "resources")),
-            f"detector and embedder take {total:g} GPUs together; on one GPU some replica waits",
+            f"{', '.join(ENGINES)} take {total:g} GPUs together; on one GPU some replica waits",
             warning=True,
         )
 

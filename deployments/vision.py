@@ -1,23 +1,84 @@
-"""The place of captioning and segmentation in the graph, until there are models for them.
-
-No deployment exists without a model: a replica that can only refuse would still cost a process.
-``Captioner`` and ``Segmenter`` will be deployments here, and ``Vision`` will call their handles.
-"""
+"""The segmenter and the captioner: compressed bytes in, objects with masks or a sentence out."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from facegraph.errors import ModelUnavailable
+from ray import serve
+
+from deployments.arguments import EngineResources
+from deployments.startup import DID_NOT_START, replica_id, reported
+from facegraph.config import CaptionerTuning, SegmenterTuning, Settings, parse
+from facegraph.types import Caption, CaptionOptions, Segmentation, SegmentOptions
+from facegraph.vision.workers import CaptionerWorker, SegmenterWorker
 
 
-class Vision:
-    """Refuses, and says why."""
+class Segmenter:
+    """The model that each request names; without one, the configured model."""
 
-    async def caption(self, image: bytes) -> dict[str, Any]:
-        """One sentence for one compressed image."""
-        raise ModelUnavailable("no captioning model is part of this version")
+    @reported(DID_NOT_START)
+    def __init__(self, settings: Settings, resources: EngineResources) -> None:
+        self._worker = SegmenterWorker(
+            settings,
+            SegmenterTuning(),
+            threads=resources.threads,
+            gpu_memory_bytes=resources.gpu_memory_bytes,
+        )
+        self._worker.warm_up()
 
-    async def segment(self, image: bytes) -> dict[str, Any]:
-        """Instance masks of one compressed image."""
-        raise ModelUnavailable("no segmentation model is part of this version")
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        self._worker.reconfigure(parse(SegmenterTuning, user_config))
+
+    async def segment(
+        self, image: bytes, options: SegmentOptions, model: str | None
+    ) -> Segmentation:
+        return await self._worker.segment(image, options, model)
+
+    async def load(self, model: str) -> None:
+        await self._worker.load(model)
+
+    def check_health(self) -> None:
+        self._worker.check()
+
+    async def describe(self) -> dict[str, Any]:
+        return {"replica": replica_id(), **self._worker.describe()}
+
+    async def __del__(self) -> None:
+        await self._worker.close()
+
+
+class Captioner:
+    """One model; answers nothing where the sentence is to be made of a segmentation."""
+
+    @reported(DID_NOT_START)
+    def __init__(self, settings: Settings, resources: EngineResources) -> None:
+        self._worker = CaptionerWorker(
+            settings,
+            CaptionerTuning(),
+            threads=resources.threads,
+            gpu_memory_bytes=resources.gpu_memory_bytes,
+        )
+        self._worker.warm_up()
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        self._worker.reconfigure(parse(CaptionerTuning, user_config))
+
+    async def caption(self, image: bytes, options: CaptionOptions) -> Caption | None:
+        return await self._worker.caption(image, options)
+
+    def check_health(self) -> None:
+        self._worker.check()
+
+    async def describe(self) -> dict[str, Any]:
+        return {"replica": replica_id(), **self._worker.describe()}
+
+    async def __del__(self) -> None:
+        await self._worker.close()
+
+
+segmenter = serve.deployment(name="segmenter", max_ongoing_requests=64, max_queued_requests=256)(
+    Segmenter
+)
+captioner = serve.deployment(name="captioner", max_ongoing_requests=64, max_queued_requests=256)(
+    Captioner
+)

@@ -26,6 +26,8 @@ ENVIRONMENT = {
     "FACEGRAPH_FACE_PACK": "face_pack",
     "FACEGRAPH_ACCELERATOR": "accelerator",
     "FACEGRAPH_ENGINE": "engine",
+    "FACEGRAPH_SEGMENTER": "segmenter",
+    "FACEGRAPH_CAPTIONER": "captioner",
 }
 """Environment variable → field of :class:`Settings`."""
 
@@ -73,6 +75,26 @@ class MatcherTuning(_Model):
     max_queue: int = Field(1024, ge=1, description="Most probes that wait; more is `overloaded`.")
 
 
+class SegmenterTuning(_Model):
+    """How pictures are segmented; ``user_config`` of the segmenter."""
+
+    max_image_pixels: int = Field(
+        50_000_000, ge=1, description="Larger images are refused before decoding."
+    )
+    max_batch: int = Field(8, ge=1, le=64, description="Most images in one run of the model.")
+    max_queue: int = Field(64, ge=1, description="Most images that wait; more is `overloaded`.")
+
+
+class CaptionerTuning(_Model):
+    """How pictures are captioned; ``user_config`` of the captioner."""
+
+    max_image_pixels: int = Field(
+        50_000_000, ge=1, description="Larger images are refused before decoding."
+    )
+    max_batch: int = Field(8, ge=1, le=64, description="Most images in one run of the model.")
+    max_queue: int = Field(64, ge=1, description="Most images that wait; more is `overloaded`.")
+
+
 class IngressTuning(_Model):
     """Limits and defaults of the HTTP API; ``user_config`` of the ingress."""
 
@@ -82,6 +104,9 @@ class IngressTuning(_Model):
     max_faces: int = Field(100, ge=1, le=1000, description="Most faces answered for one image.")
     max_concurrent_requests: int = Field(
         64, ge=1, description="More requests at once are answered `overloaded`."
+    )
+    max_vision_requests: int = Field(
+        32, ge=1, description="Of those, captions and masks at most: slow ones leave faces room."
     )
     request_timeout_s: float = Field(30.0, gt=0, description="Longer requests end in `timeout`.")
     search_limit: int = Field(5, ge=1, le=100, description="Subjects answered per face.")
@@ -105,6 +130,24 @@ class Settings(_Model):
     )
     engine: Literal["auto", "onnxruntime", "openvino"] = Field(
         "auto", description="What runs the models on the CPU; `auto` takes the fastest installed."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Of BLIP and YOLACT; `auto` takes bf16 for BLIP where the processor computes "
+        "in it, since that may only change a word.",
+    )
+    segmenter: str = Field(
+        "auto",
+        min_length=1,
+        max_length=256,
+        description="Name of a segmenter pack; `auto` takes the best installed, `none` none.",
+    )
+    captioner: str = Field(
+        "auto",
+        min_length=1,
+        max_length=256,
+        description="Name of a captioner pack, `inventory` (a sentence of what the segmenter "
+        "found), `none`; `auto` takes the best whose files are there.",
     )
     data_dir: Path = Field(
         Path("~/.local/share/facegraph"),

@@ -11,10 +11,14 @@ from typing import Any, Protocol
 
 from facegraph.types import (
     ByteArray,
+    Caption,
+    CaptionOptions,
     Consistency,
     Detection,
     FloatArray,
     SearchResult,
+    Segmentation,
+    SegmentOptions,
 )
 
 
@@ -48,12 +52,21 @@ class Graph(Protocol):
         """Subjects for each row of ``probes`` (n, d) float32, L2-normalised."""
         ...
 
-    async def caption(self, image: bytes) -> dict[str, Any]:
-        """One sentence for one compressed image."""
+    async def caption(self, image: bytes, options: CaptionOptions) -> Caption | None:
+        """One sentence about one compressed image; None where the captioner is `inventory`.
+
+        That sentence is made of a segmentation, which the caller may want anyway.
+        """
         ...
 
-    async def segment(self, image: bytes) -> dict[str, Any]:
-        """Instance masks of one compressed image."""
+    async def segment(
+        self, image: bytes, options: SegmentOptions, model: str | None = None
+    ) -> Segmentation:
+        """Instance masks of one compressed image, by ``model`` or by the configured one."""
+        ...
+
+    async def load_segmenter(self, model: str) -> None:
+        """Loads ``model`` in every replica; ModelUnavailable, InvalidRequest where one cannot."""
         ...
 
     async def describe(self) -> dict[str, Any]:

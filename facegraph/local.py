@@ -5,11 +5,27 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from facegraph.config import DetectorTuning, EmbedderTuning, MatcherTuning, Settings
-from facegraph.errors import ModelUnavailable
+from facegraph.config import (
+    CaptionerTuning,
+    DetectorTuning,
+    EmbedderTuning,
+    MatcherTuning,
+    SegmenterTuning,
+    Settings,
+)
 from facegraph.graph import Query
 from facegraph.matcher import Matcher, Records
-from facegraph.types import ByteArray, Detection, FloatArray, SearchResult
+from facegraph.types import (
+    ByteArray,
+    Caption,
+    CaptionOptions,
+    Detection,
+    FloatArray,
+    SearchResult,
+    Segmentation,
+    SegmentOptions,
+)
+from facegraph.vision.workers import CaptionerWorker, SegmenterWorker
 from facegraph.workers import DetectorWorker, EmbedderWorker
 
 
@@ -19,16 +35,22 @@ class LocalGraph:
     def __init__(self, settings: Settings, records: Records, *, threads: int = 1) -> None:
         self._detector = DetectorWorker(settings, DetectorTuning(), threads=threads)
         self._embedder = EmbedderWorker(settings, EmbedderTuning(), threads=threads)
+        self._segmenter = SegmenterWorker(settings, SegmenterTuning(), threads=threads)
+        self._captioner = CaptionerWorker(settings, CaptionerTuning(), threads=threads)
         self._matcher = Matcher(records, MatcherTuning(), threads=threads)
 
     async def start(self) -> None:
         """Warms the models and loads the galleries."""
         await asyncio.to_thread(self._detector.warm_up)
         await asyncio.to_thread(self._embedder.warm_up)
+        await asyncio.to_thread(self._segmenter.warm_up)
+        await asyncio.to_thread(self._captioner.warm_up)
         await self._matcher.start()
 
     async def close(self) -> None:
         await self._matcher.close()
+        await self._captioner.close()
+        await self._segmenter.close()
         await self._embedder.close()
         await self._detector.close()
 
@@ -43,15 +65,22 @@ class LocalGraph:
     ) -> SearchResult:
         return await self._matcher.match(collection_id, contract_id, probes, query)
 
-    async def caption(self, image: bytes) -> dict[str, Any]:
-        raise ModelUnavailable("this graph has no captioning model")
+    async def caption(self, image: bytes, options: CaptionOptions) -> Caption | None:
+        return await self._captioner.caption(image, options)
 
-    async def segment(self, image: bytes) -> dict[str, Any]:
-        raise ModelUnavailable("this graph has no segmentation model")
+    async def segment(
+        self, image: bytes, options: SegmentOptions, model: str | None = None
+    ) -> Segmentation:
+        return await self._segmenter.segment(image, options, model)
+
+    async def load_segmenter(self, model: str) -> None:
+        await self._segmenter.load(model)
 
     async def describe(self) -> dict[str, Any]:
         return {
             "detector": self._detector.describe(),
             "embedder": self._embedder.describe(),
             "matcher": self._matcher.describe(),
+            "segmenter": self._segmenter.describe(),
+            "captioner": self._captioner.describe(),
         }

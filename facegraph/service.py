@@ -6,8 +6,10 @@ Every operation is a few calls of the graph and of the store; ``api/`` only tran
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeVar
 
 import numpy as np
@@ -20,13 +22,17 @@ from facegraph.errors import (
     FaceNotFound,
     InvalidImage,
     InvalidRequest,
+    Overloaded,
     SeveralFaces,
+    StoreUnavailable,
     Unprocessable,
 )
 from facegraph.graph import Graph, Query
 from facegraph.models.packs import FacePack
 from facegraph.store import Store
 from facegraph.types import (
+    Caption,
+    CaptionOptions,
     Consistency,
     Contract,
     Decision,
@@ -34,9 +40,21 @@ from facegraph.types import (
     FloatArray,
     Match,
     NewSample,
+    Segmentation,
+    SegmentOptions,
 )
+from facegraph.vision.inventory import sentence
+from facegraph.vision.selection import select
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+INVENTORY = SegmentOptions(top_k=50, score_threshold=0.4)
+"""What a sentence about the objects of a picture is made of."""
+
+SEGMENTER = "segmenter"
+CHOICE_TIMEOUT_S = 1.0
 
 FacePolicy = Literal["only", "largest"]
 
@@ -92,17 +110,22 @@ class Service:
     settings: Settings
     tuning: IngressTuning
     pack: FacePack
+    drawing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2), init=False)
+    _in_vision: int = field(default=0, init=False)
+    _chosen: str | None = field(default=None, init=False)
 
     @property
     def contract(self) -> Contract:
         return self.pack.contract
 
-    async def detect(self, image: bytes, max_faces: int | None = None) -> Detection:
-        return await self.graph.detect(image, max_faces=self._faces(max_faces), crops=False)
+    async def detect(
+        self, image: bytes, max_faces: int | None = None, *, crops: bool = False
+    ) -> Detection:
+        return await self.graph.detect(image, max_faces=self._faces(max_faces), crops=crops)
 
     async def embed(self, image: bytes, max_faces: int | None = None) -> Embedded:
         """The largest ``max_faces`` faces of ``image`` with their embeddings."""
-        detection = await self.graph.detect(image, max_faces=self._faces(max_faces), crops=True)
+        detection = await self.detect(image, max_faces, crops=True)
         if not len(detection.faces):
             return Embedded(detection, np.zeros((0, self.contract.dimension), np.float32))
         return Embedded(detection, await self.graph.embed(detection.crops))
@@ -181,6 +204,61 @@ class Service:
             raise InvalidRequest("an embedding must be finite and must not be all zeros")
         normalised: FloatArray = (rows / norms).astype(np.float32)
         return normalised
+
+    async def caption(self, image: bytes, options: CaptionOptions) -> Caption:
+        """One sentence, by the captioner or, without one, of what the segmenter found."""
+        caption = await self.own_caption(image, options)
+        if caption is None:
+            caption = await self.inventory(await self.segment(image, INVENTORY))
+        return caption
+
+    async def own_caption(self, image: bytes, options: CaptionOptions) -> Caption | None:
+        """The captioner's sentence; None where it has no model of its own."""
+        with self._vision():
+            return await self.graph.caption(image, options)
+
+    async def inventory(self, segmentation: Segmentation) -> Caption:
+        """The sentence of a segmentation made with ``INVENTORY`` or wider options."""
+        seen = select(segmentation, INVENTORY)
+        return Caption(await asyncio.to_thread(sentence, seen), "inventory")
+
+    async def segment(self, image: bytes, options: SegmentOptions) -> Segmentation:
+        """Instance masks by the segmenter in force when the request came."""
+        with self._vision():
+            return await self.graph.segment(image, options, await self._segmenter())
+
+    @contextmanager
+    def _vision(self) -> Iterator[None]:
+        """Counts a caption or segmentation in work; Overloaded when there are too many."""
+        if self._in_vision >= self.tuning.max_vision_requests:
+            raise Overloaded(f"{self._in_vision} captions and segmentations are in work")
+        self._in_vision += 1
+        try:
+            yield
+        finally:
+            self._in_vision -= 1
+
+    async def use_segmenter(self, model: str) -> None:
+        """Switches every replica to ``model``, also those that start later, or none.
+
+        It lasts until the configuration names another segmenter. InvalidRequest for an unknown
+        name, ModelUnavailable where a replica cannot load it.
+        """
+        await self.graph.load_segmenter(model)
+        await self.store.choose(SEGMENTER, model, self.settings.segmenter)
+
+    async def _segmenter(self) -> str | None:
+        """What was switched to; None is what the configuration names.
+
+        Asked of the database each time, so that no replica goes on with another; while that
+        does not answer, masks need not stop: the last answer serves.
+        """
+        try:
+            async with asyncio.timeout(CHOICE_TIMEOUT_S):
+                self._chosen = await self.store.choice(SEGMENTER, self.settings.segmenter)
+        except (StoreUnavailable, TimeoutError):
+            log.warning("the database does not answer; the segmenter stays as it was")
+        return self._chosen
 
     def threshold(self, asked: float | None, collection: float | None) -> float:
         """The threshold in force: asked for, the collection's, the operator's, the pack's."""

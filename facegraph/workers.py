@@ -7,9 +7,8 @@ A worker owns its model and its threads. Both graphs use the same workers: in pr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,10 @@ import numpy as np
 
 from facegraph.batching import Batcher
 from facegraph.config import DetectorTuning, EmbedderTuning, Settings
-from facegraph.errors import FacegraphError, InvalidRequest
+from facegraph.errors import InvalidRequest
 from facegraph.faces.detection import Detector
 from facegraph.faces.embedding import EmbeddingModel
+from facegraph.health import Health
 from facegraph.models.packs import find_pack
 from facegraph.types import CROP_SIZE, ByteArray, Detection, FloatArray
 
@@ -29,34 +29,6 @@ class _Image:
     data: bytes
     max_faces: int
     crops: bool
-
-
-FAILURES_IN_A_ROW = 3
-"""So many runs that fail for no fault of their input make a worker unhealthy."""
-
-
-class _Health:
-    """Counts runs that failed for no fault of their input."""
-
-    def __init__(self) -> None:
-        self._failures = 0
-
-    @contextmanager
-    def watch(self) -> Iterator[None]:
-        try:
-            yield
-        except FacegraphError as error:
-            self._failures = self._failures + 1 if error.status >= 500 else 0
-            raise
-        except Exception:
-            self._failures += 1
-            raise
-        self._failures = 0
-
-    def check(self) -> None:
-        """Raises when the model fails run after run: a new process may do better."""
-        if self._failures >= FAILURES_IN_A_ROW:
-            raise RuntimeError(f"the model failed {self._failures} times in a row")
 
 
 class DetectorWorker:
@@ -80,7 +52,7 @@ class DetectorWorker:
             gpu_memory_bytes=gpu_memory_bytes,
         )
         self._tuning = tuning
-        self._health = _Health()
+        self._health = Health()
         self.check = self._health.check
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="detect")
         self._batcher = Batcher(self._run, max_batch=1, max_queue=tuning.max_queue, workers=threads)
@@ -134,7 +106,7 @@ class EmbedderWorker:
             gpu_memory_bytes=gpu_memory_bytes,
         )
         self._tuning = tuning
-        self._health = _Health()
+        self._health = Health()
         self.check = self._health.check
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="embed")
         self._batcher = Batcher(

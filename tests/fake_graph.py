@@ -1,4 +1,4 @@
-"""A graph with a real matcher and two fake models.
+"""A graph with a real matcher and fake models.
 
 A picture is the text ``faces:3,5``, face ``n`` is person ``n``. That makes every decision
 predictable; tests/model and tests/serve use real models.
@@ -6,20 +6,46 @@ predictable; tests/model and tests/serve use real models.
 
 from __future__ import annotations
 
+import io
 import re
 from typing import Any
 
 import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from facegraph.errors import InvalidImage, ModelUnavailable
+from facegraph.errors import FacegraphError, InvalidImage, InvalidRequest
 from facegraph.graph import Query
 from facegraph.matcher import Matcher
-from facegraph.types import CROP_SIZE, ByteArray, Detection, Faces, FloatArray, SearchResult
+from facegraph.types import (
+    CROP_SIZE,
+    ByteArray,
+    Caption,
+    CaptionOptions,
+    Detection,
+    Faces,
+    FloatArray,
+    SearchResult,
+    Segmentation,
+    SegmentOptions,
+)
+from facegraph.vision.masks import encode
+from facegraph.vision.selection import select
 
 
 def picture(*people: int) -> bytes:
     """A fake picture of these people, the largest first."""
     return f"faces:{','.join(map(str, people))}".encode()
+
+
+def photo(*people: int) -> bytes:
+    """The same as a real PNG of 200×100 noise, which says in a text chunk who is in it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 200, 3), np.uint8)
+    told = PngInfo()
+    told.add_text("who", picture(*people).decode() + ".")
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=told)
+    return file.getvalue()
 
 
 def embedding_of(person: int, dimension: int) -> FloatArray:
@@ -34,15 +60,20 @@ class FakeGraph:
     def __init__(self, matcher: Matcher, dimension: int) -> None:
         self._matcher = matcher
         self._dimension = dimension
+        self.said: str | None = "a fake caption"
+        self.failing: FacegraphError | None = None  # raised by both vision models
+        self.asked: list[CaptionOptions | SegmentOptions] = []
+        self.loaded: list[str] = []
 
     async def detect(self, image: bytes, *, max_faces: int, crops: bool) -> Detection:
-        found = re.fullmatch(rb"faces:([\d,]*)", image)
+        found = re.fullmatch(rb"faces:([\d,]*)", image) or re.search(rb"faces:([\d,]*)\.", image)
         if found is None:
             raise InvalidImage("this is no picture")
         people = [int(text) for text in found[1].split(b",") if text]
         n = len(people)
         sizes = 10.0 + np.arange(n, 0, -1)
-        boxes = np.stack([np.zeros(n), np.zeros(n), sizes, sizes], 1).astype(np.float32)
+        left = 20.0 * np.arange(n)
+        boxes = np.stack([left, np.zeros(n), left + sizes, sizes], 1).astype(np.float32)
         scores = np.full(n, 0.9, np.float32)
         faces = Faces(boxes, np.zeros((n, 5, 2), np.float32), scores).take(slice(0, max_faces))
         kept = len(faces) if crops else 0
@@ -59,14 +90,46 @@ class FakeGraph:
     ) -> SearchResult:
         return await self._matcher.match(collection_id, contract_id, probes, query)
 
-    async def caption(self, image: bytes) -> dict[str, Any]:
-        raise ModelUnavailable("no captioning model here")
+    async def caption(self, image: bytes, options: CaptionOptions) -> Caption | None:
+        self.asked.append(options)
+        if self.failing is not None:
+            raise self.failing
+        await self.detect(image, max_faces=1, crops=False)
+        return None if self.said is None else Caption(self.said, "fake-captioner")
 
-    async def segment(self, image: bytes) -> dict[str, Any]:
-        raise ModelUnavailable("no segmentation model here")
+    async def segment(
+        self, image: bytes, options: SegmentOptions, model: str | None = None
+    ) -> Segmentation:
+        """A person of the image's whole height around each face, a cup right of all."""
+        self.asked.append(options)
+        if self.failing is not None:
+            raise self.failing
+        n = len((await self.detect(image, max_faces=100, crops=False)).faces)
+        boxes = [[20.0 * i, 0.0, 20.0 * i + 18, 100.0] for i in range(n)] + [[180.0, 80, 190, 90]]
+        scores = np.linspace(0.9, 0.5, n + 1, dtype=np.float32)
+        masks = tuple(
+            encode(np.ones((int(b - t), int(r - x)), np.uint8), int(x), int(t), 200, 100)
+            for x, t, r, b in boxes
+        )
+        labels = ("person",) * n + ("cup",)
+        seen = Segmentation(
+            200, 100, labels, scores, np.array(boxes, np.float32), masks, model or "fake-segmenter"
+        )
+        return select(seen, options)
+
+    async def load_segmenter(self, model: str) -> None:
+        if not model.startswith("fake-"):
+            raise InvalidRequest(f"there is no segmenter {model!r}")
+        self.loaded.append(model)
 
     async def describe(self) -> dict[str, Any]:
-        return {"detector": {}, "embedder": {}, "matcher": self._matcher.describe()}
+        return {
+            "detector": {},
+            "embedder": {},
+            "matcher": self._matcher.describe(),
+            "segmenter": {"loaded": [{"name": "fake-segmenter"}]},
+            "captioner": {"loaded": []},
+        }
 
 
 def image(*people: int) -> dict[str, Any]:

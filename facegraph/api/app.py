@@ -21,7 +21,16 @@ from facegraph.api.middleware import Gate
 from facegraph.api.openapi import openapi
 from facegraph.api.problems import respond
 from facegraph.api.state import State
-from facegraph.api.v1 import collections, faces, search, subjects, system, vision
+from facegraph.api.v1 import (
+    analyze,
+    collections,
+    faces,
+    redact,
+    search,
+    subjects,
+    system,
+    vision,
+)
 from facegraph.config import Settings
 from facegraph.errors import FacegraphError, InvalidRequest, MethodNotAllowed, NotFound
 from facegraph.service import Service
@@ -34,6 +43,8 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
     *subjects.ENDPOINTS,
     *search.ENDPOINTS,
     *vision.ENDPOINTS,
+    *analyze.ENDPOINTS,
+    *redact.ENDPOINTS,
     *system.ENDPOINTS,
 )
 

@@ -69,12 +69,24 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Handler = Callable[[Call[P]], Awaitable[Mapping[str, Any] | Reply | None]]
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An answer that is a picture."""
+
+    data: bytes
+    media_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[Call[P]], Awaitable[Mapping[str, Any] | Reply | Picture | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint(Generic[P]):
-    """A route with its parameters, images, answer and the errors of its own."""
+    """A route with its parameters, images, answer and the errors of its own.
+
+    answer: the TypedDict of its JSON, ``Picture``, or None for no body
+    """
 
     method: str
     path: str
@@ -96,6 +108,8 @@ class Endpoint(Generic[P]):
             state=state,
         )
         answer = await self.handler(call)
+        if isinstance(answer, Picture):
+            return Response(answer.data, self.status, dict(answer.headers), answer.media_type)
         reply = answer if isinstance(answer, Reply) else Reply(answer)
         return json_response(request, reply, self.status)
 

@@ -30,6 +30,23 @@ def _clean(text: str) -> str:
     return text
 
 
+def no_control_characters(text: str) -> str:
+    """``text``; ValueError for line breaks and the like."""
+    if not _clean(text).isprintable():
+        raise ValueError("must be one line of printable characters")
+    return text
+
+
+def _listed(value: Any) -> Any:
+    """Queries and forms bring a list as text with commas."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")] if value.strip() else []
+    return value
+
+
+Listed = BeforeValidator(_listed)
+"""Turns ``a,b`` into ``["a", "b"]``; JSON brings a list itself."""
+
 Id = Annotated[
     str,
     StringConstraints(pattern=ID_PATTERN),

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from facegraph import __version__
-from facegraph.api.endpoint import ID_PATTERN, Endpoint, ImageRule
+from facegraph.api.endpoint import ID_PATTERN, Endpoint, ImageRule, Picture
 from facegraph.api.problems import MEDIA_TYPE
 from facegraph.errors import (
     FacegraphError,
@@ -118,8 +118,9 @@ def _parameters(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> list[dict[s
             "required": name in schema.get("required", []),
             "schema": part,
         }
+        | ({"style": "form", "explode": False} if _is_list_of_text(part) else {})
         for name, part in schema.get("properties", {}).items()
-        if _is_scalar(part)
+        if _is_scalar(part) or _is_list_of_text(part)
     ]
     return path + query
 
@@ -127,6 +128,10 @@ def _parameters(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> list[dict[s
 def _is_scalar(part: Mapping[str, Any]) -> bool:
     kinds = {part.get("type")} | {option.get("type") for option in part.get("anyOf", [])}
     return not kinds & {"object", "array"}
+
+
+def _is_list_of_text(part: Mapping[str, Any]) -> bool:
+    return part.get("type") == "array" and part.get("items", {}).get("type") == "string"
 
 
 def _body(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +174,10 @@ def _body(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _responses(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {str(endpoint.status): {"description": "Success"}}
-    if endpoint.answer is not None:
+    if endpoint.answer is Picture:
+        binary = {"schema": {"type": "string", "format": "binary"}}
+        responses[str(endpoint.status)]["content"] = {"image/*": binary}
+    elif endpoint.answer is not None:
         schema = TypeAdapter(endpoint.answer).json_schema(ref_template=_REF, mode="serialization")
         schemas.update(schema.pop("$defs", {}))
         schemas[endpoint.answer.__name__] = schema

@@ -12,15 +12,14 @@ from facegraph.errors import FacegraphError
 MEDIA_TYPE = "application/problem+json"
 
 
-def problem(error: FacegraphError, request_id: str) -> dict[str, Any]:
-    """The problem's JSON object."""
+def problem(error: FacegraphError) -> dict[str, Any]:
+    """The problem's JSON object, without the request's id."""
     return {
         "type": f"urn:facegraph:problem:{error.code}",
         "title": error.title,
         "status": error.status,
         "detail": error.detail,
         "code": error.code,
-        "request_id": request_id,
         "errors": list(error.errors),
     }
 
@@ -32,7 +31,7 @@ def headers(error: FacegraphError) -> dict[str, str]:
 
 def respond(error: FacegraphError, request_id: str) -> Response:
     return Response(
-        json.dumps(problem(error, request_id)),
+        json.dumps(problem(error) | {"request_id": request_id}),
         error.status,
         headers(error),
         MEDIA_TYPE,

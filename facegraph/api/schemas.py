@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
@@ -14,8 +15,10 @@ from facegraph.types import (
     Faces,
     Match,
     Sample,
+    Segmentation,
     Subject,
 )
+from facegraph.vision.masks import png
 
 
 class Box(TypedDict):
@@ -170,6 +173,85 @@ class SearchAnswer(Answer):
     model: str
 
 
+class CaptionAnswer(Answer):
+    caption: str
+    model: str
+
+
+class RleMask(TypedDict):
+    """``size`` is height, width; ``counts`` is what pycocotools reads."""
+
+    encoding: Literal["coco_rle_compressed"]
+    size: list[int]
+    counts: str
+
+
+class PngMask(TypedDict):
+    """A grey PNG of the whole image: 255 is the object, 0 everything else."""
+
+    encoding: Literal["png"]
+    data_uri: str
+
+
+class ObjectAnswer(TypedDict):
+    label: str
+    score: float
+    bbox: Box
+    mask: RleMask | PngMask | None
+
+
+class SegmentationAnswer(Answer):
+    objects: list[ObjectAnswer]
+    image: ImageSize
+    model: str
+
+
+MaskForm = Literal["rle", "png", "none"]
+
+
+class Part(TypedDict):
+    """A part of an answer that failed."""
+
+    problem: dict[str, Any]
+
+
+class PersonIndex(TypedDict):
+    person: NotRequired[int | None]
+
+
+class AnalyzedFace(Face, PersonIndex):
+    pass
+
+
+class AnalyzedFaces(TypedDict):
+    faces: list[AnalyzedFace]
+    image: ImageSize
+    model: str
+
+
+class AnalyzedSearchedFace(SearchedFace, PersonIndex):
+    pass
+
+
+class AnalyzedSearch(TypedDict):
+    faces: list[AnalyzedSearchedFace]
+    image: ImageSize
+    version: int
+    model: str
+
+
+class AnalyzeAnswer(Answer):
+    """The parts asked for, each as its own endpoint answers it.
+
+    ``person`` is the index in ``segmentation.objects`` of the mask a face lies in.
+    """
+
+    faces: NotRequired[AnalyzedFaces | Part]
+    search: NotRequired[AnalyzedSearch | Part]
+    caption: NotRequired[CaptionAnswer | Part]
+    segmentation: NotRequired[SegmentationAnswer | Part]
+
+
 class AnyAnswer(Answer):
     """An object whose members are told by the endpoint's own documentation."""
 
@@ -199,8 +281,38 @@ def face_list(detection: Detection) -> list[Face]:
     ]
 
 
-def image_size(detection: Detection) -> ImageSize:
-    return {"width": detection.width, "height": detection.height}
+def image_size(seen: Detection | Segmentation) -> ImageSize:
+    return {"width": seen.width, "height": seen.height}
+
+
+def detect_answer(detection: Detection, model: str) -> DetectAnswer:
+    return {"faces": face_list(detection), "image": image_size(detection), "model": model}
+
+
+def segmentation_answer(seen: Segmentation, form: MaskForm) -> SegmentationAnswer:
+    """The objects, best first; of a large picture, PNG masks take a while to make."""
+    rows = zip(seen.labels, seen.scores.tolist(), seen.boxes.tolist(), seen.masks, strict=True)
+    return {
+        "objects": [
+            {"label": label, "score": score, "bbox": box(*xyxy), "mask": _mask(mask, seen, form)}
+            for label, score, xyxy, mask in rows
+        ],
+        "image": image_size(seen),
+        "model": seen.model,
+    }
+
+
+def _mask(counts: bytes, seen: Segmentation, form: MaskForm) -> RleMask | PngMask | None:
+    if form == "rle":
+        return {
+            "encoding": "coco_rle_compressed",
+            "size": [seen.height, seen.width],
+            "counts": counts.decode("ascii"),
+        }
+    if form == "png":
+        encoded = base64.b64encode(png(counts, seen.width, seen.height)).decode("ascii")
+        return {"encoding": "png", "data_uri": f"data:image/png;base64,{encoded}"}
+    return None
 
 
 def contract_answer(contract: Contract) -> ContractAnswer:

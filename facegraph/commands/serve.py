@@ -19,11 +19,20 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--config", type=Path, default=CONFIG, help=f"default: {CONFIG}")
     parser.add_argument("--port", type=int, help="HTTP port; default: the file's")
+    parser.add_argument(
+        "--accept-license",
+        dest="accepted",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="fetch the default segmenter if it has this licence (GPL-3.0); may be repeated",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    return supervise(configuration.read(options.config, options.port), _say, _complain)
+    launch = configuration.read(options.config, options.port)
+    return supervise(launch, options.accepted, _say, _complain)
 
 
 def _say(line: str) -> None:

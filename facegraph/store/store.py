@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from facegraph.errors import DatabaseError, PreconditionFailed
-from facegraph.store import changelog, collections, loading, samples, subjects
+from facegraph.store import changelog, choices, collections, loading, samples, subjects
 from facegraph.store.collections import DEFAULT
 from facegraph.store.connecting import Connection, connect
 from facegraph.store.exclusive import ExclusiveLocks
@@ -374,6 +374,23 @@ class Store:
                 since=since,
                 incarnation=incarnation,
                 limit=limit,
+            )
+        )
+
+    # What was chosen while the service ran
+
+    async def choice(self, name: str, configured: str) -> str | None:
+        """What was chosen for ``name`` while the configuration said ``configured``, or None."""
+        return await self._link.read(partial(choices.get, name=name, configured=configured))
+
+    async def choose(self, name: str, value: str, configured: str) -> None:
+        """Keeps ``value`` for every process, until the configuration says another thing."""
+        await self._link.write(
+            partial(
+                choices.put,
+                name=check_id("choice", name),
+                value=check_text("value", value) or "",
+                configured=configured,
             )
         )
 

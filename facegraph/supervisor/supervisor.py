@@ -8,10 +8,11 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from facegraph.errors import StartupError
 from facegraph.supervisor import configuration, processes
@@ -19,12 +20,15 @@ from facegraph.supervisor.configuration import Launch
 from facegraph.supervisor.environment import ray_environment
 from facegraph.supervisor.instance import Instance
 from facegraph.supervisor.journal import Journal
-from facegraph.supervisor.parts import database, face_pack
+from facegraph.supervisor.parts import database, face_pack, segmenter
 from facegraph.supervisor.ports import require_free
 from facegraph.supervisor.runtime import runtime_folder
 
 READY_TIMEOUT_S = 600.0
 """Loading large galleries is part of the start."""
+
+VISION_TIMEOUT_S = 120.0
+"""From the first answer on; loading a large captioner is part of the start."""
 
 PROBE_TIMEOUT_S = 10.0
 POLL_S = 0.2
@@ -36,9 +40,10 @@ class _Stop(Exception):
     """A signal asked for the end."""
 
 
-def supervise(launch: Launch, say: Say, complain: Say) -> int:
+def supervise(launch: Launch, accepted: Collection[str], say: Say, complain: Say) -> int:
     """Runs one copy of the service until a signal ends it; the exit status.
 
+    ``accepted`` names licences under which models may be fetched.
     ``say`` gets the one line that tells it is ready, ``complain`` everything else. StartupError
     tells why it cannot start. Everything started here has ended when this returns.
     """
@@ -47,6 +52,7 @@ def supervise(launch: Launch, say: Say, complain: Say) -> int:
             require_free(launch.host, launch.port)
             journal = stack.enter_context(closing(Journal(_log_path(launch))))
             face_pack(launch.settings, complain)
+            segmenter(launch.settings, accepted, complain)
             stack.enter_context(database(launch.settings))
             processes.adopt_orphans()
             folder = stack.enter_context(runtime_folder())
@@ -59,10 +65,10 @@ def supervise(launch: Launch, say: Say, complain: Say) -> int:
                     complain(line)
 
             instance.start(configuration.write(launch, folder), pass_on)
-            pack = _wait_ready(launch, instance, journal, pass_on)
+            state = _wait_ready(launch, instance, journal, pass_on)
             say(
                 f"Facegraph answers at {launch.url} (documentation: {launch.url}/docs); "
-                f"face pack {pack}; data in {launch.settings.data_path}"
+                f"{_models(state)}; data in {launch.settings.data_path}"
             )
             return _watch(instance, journal, pass_on, complain)
     except _Stop:
@@ -75,27 +81,39 @@ def _log_path(launch: Launch) -> Path:
 
 def _wait_ready(
     launch: Launch, instance: Instance, journal: Journal, pass_on: Callable[[], None]
-) -> str:
-    """The face pack in use, once ``/readyz`` answers 200."""
+) -> Mapping[str, Any]:
+    """What ``/readyz`` says once it answers 200 and nothing is starting any more.
+
+    Captions and masks are waited for, but not for ever: faces do not need them.
+    """
     deadline = time.monotonic() + READY_TIMEOUT_S
+    faces_ready: float | None = None
     while time.monotonic() < deadline:
         pass_on()
         journal.raise_if_hopeless()
         if ended := instance.ended():
             raise StartupError(f"{ended}; the log ends:\n{journal.tail()}")
-        if (pack := _probe(launch.url)) is not None:
-            return pack
+        if (state := _probe(launch.url)) is not None:
+            faces_ready = faces_ready or time.monotonic()
+            if not state["starting"] or time.monotonic() > faces_ready + VISION_TIMEOUT_S:
+                return state
         time.sleep(POLL_S)
     raise StartupError(f"not ready within {READY_TIMEOUT_S:g} s; see {journal.path}")
 
 
-def _probe(url: str) -> str | None:
-    """The face pack that ``/readyz`` names; None while it does not answer 200."""
+def _probe(url: str) -> Mapping[str, Any] | None:
+    """What ``/readyz`` says; None while it does not answer 200."""
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=PROBE_TIMEOUT_S) as answer:
-            return str(json.load(answer)["face_pack"])
-    except (OSError, ValueError, KeyError):
+            state: Mapping[str, Any] = json.load(answer)
+    except (OSError, ValueError):
         return None
+    return state
+
+
+def _models(state: Mapping[str, Any]) -> str:
+    parts = {"face pack": "face_pack", "masks": "segmenter", "captions": "captioner"}
+    return ", ".join(f"{name} {state[key] or 'none'}" for name, key in parts.items())
 
 
 def _watch(instance: Instance, journal: Journal, pass_on: Callable[[], None], complain: Say) -> int:

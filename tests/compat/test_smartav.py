@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from starlette.applications import Starlette
 
-from facegraph.api.compat.smartav import to_old_id, to_subject_id
+from facegraph.api.compat.smartav.faces import to_old_id, to_subject_id
 from facegraph.config import Settings
 from tests.fake_graph import picture
 
@@ -49,7 +49,7 @@ async def test_enrol_and_recognise(client: httpx.AsyncClient) -> None:
     }
     assert await recognise(client, 2, 1) == [
         {"bbox": "0, 0, 12, 12", "id": "bob", "metadata": "m", "name": "Bob"},
-        {"bbox": "0, 0, 11, 11", "id": "ann", "metadata": "m", "name": "Ann"},
+        {"bbox": "20, 0, 11, 11", "id": "ann", "metadata": "m", "name": "Ann"},
     ]
 
 

@@ -38,7 +38,7 @@ def test_several_nodes_need_an_external_database() -> None:
 
 def test_resources_that_never_fit_are_refused() -> None:
     cluster.require_cores(Resources(), 2)
-    with pytest.raises(ConfigError, match=r"takes 9 cores .*detector 8.* has 2"):
+    with pytest.raises(ConfigError, match=r"takes 9\.2 cores .*detector 8.* has 2"):
         cluster.require_cores(Resources(detector=EngineResources(num_cpus=8)), 2)
 
 

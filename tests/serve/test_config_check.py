@@ -28,7 +28,7 @@ applications:
     args:
       face_pack: opencv
       resources:
-        detector: {num_cpus: 0.5, num_gpus: 0.25}
+        detector: {num_cpus: 0.5, num_gpus: 0.125}
         matcher:
           num_cpus: 0.25
     deployments:
@@ -63,9 +63,9 @@ BROKEN = [
     ("face_pack: opencv", "face_pak: opencv", 9, "key 'face_pak' (did you mean face_pack?)"),
     ("face_pack: opencv", "accelerator: gpu", 9, "'auto', 'cpu' or 'cuda'"),
     ("detector: {num_cpus", "detektor: {num_cpus", 11, "(did you mean detector?)"),
-    ("num_gpus: 0.25", "num_gpu: 0.25", 11, "unknown key 'num_gpu' (did you mean num_gpus?)"),
-    ("num_gpus: 0.25", "num_gpus: 0.3", 11, "0.3 does not divide 1"),
-    ("num_gpus: 0.25", "num_gpus: 1.5", 11, "1.5 is more than 1 and not whole"),
+    ("num_gpus: 0.125", "num_gpu: 0.25", 11, "unknown key 'num_gpu' (did you mean num_gpus?)"),
+    ("num_gpus: 0.125", "num_gpus: 0.3", 11, "0.3 does not divide 1"),
+    ("num_gpus: 0.125", "num_gpus: 1.5", 11, "1.5 is more than 1 and not whole"),
     ("          num_cpus: 0.25", "          num_cpus: 0", 13, "greater than 0"),
     ("      - name: ingress", "      - name: ingres", 15, "'ingres' (did you mean ingress?)"),
     ("        max_ongoing_requests: 1000", "        max_ongoing_request: 9", 16, "did you mean"),
@@ -128,7 +128,7 @@ def test_a_broken_file_names_its_line(
     [
         ("host: 127.0.0.1", "host: 0.0.0.0", 2, "opens the service to the whole network"),
         ("  host: 127.0.0.1\n", "", 1, "host is not set"),
-        ("num_gpus: 0.25", "num_gpus: 1", 10, "take 2.25 GPUs together"),
+        ("num_gpus: 0.125", "num_gpus: 1", 10, "take 2.75 GPUs together"),
     ],
 )
 def test_a_risk_is_a_warning(

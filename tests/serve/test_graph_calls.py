@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import grpc
@@ -13,16 +13,16 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from deployments import graph
-from deployments.graph import ServeGraph
-from deployments.vision import Vision
+from deployments.graph import Handles, ServeGraph
 from facegraph.errors import (
     FacegraphError,
     InvalidImage,
+    InvalidRequest,
     ModelUnavailable,
     Overloaded,
     TimedOut,
 )
-from facegraph.types import Detection, Faces
+from facegraph.types import CaptionOptions, Detection, Faces, Segmentation, SegmentOptions
 
 pytestmark = pytest.mark.serve
 
@@ -38,12 +38,20 @@ class FakeHandle:
 
     deployment_name = "detector"
 
-    def __init__(self, *outcomes: Any) -> None:
+    def __init__(self, *outcomes: Any, replicas: Sequence[Any] = ()) -> None:
         self.outcomes = list(outcomes)
+        self.replicas = list(replicas)
         self.calls: list[tuple[Any, ...]] = []
 
     def options(self, **_: Any) -> FakeHandle:
         return self
+
+    def broadcast(self, *call: Any) -> FakeHandle:
+        self.calls.append(call)
+        return self
+
+    async def results_async(self, **_: Any) -> list[Any]:
+        return self.replicas
 
     async def remote(self, *args: Any) -> Any:
         self.calls.append(args)
@@ -60,7 +68,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make(handle: FakeHandle, timeout_s: float = 30.0) -> ServeGraph:
     any_handle = cast(Any, handle)
-    return ServeGraph(any_handle, any_handle, any_handle, Vision(), timeout_s)
+    return ServeGraph(Handles(*[any_handle] * 5), timeout_s)
 
 
 def task_error(cause: Exception) -> Exception:
@@ -124,8 +132,66 @@ async def test_a_call_ends_with_its_time() -> None:
         await make(FakeHandle(never), timeout_s=0.01).detect(b"", max_faces=1, crops=False)
 
 
-async def test_vision_is_refused_with_the_reason() -> None:
-    with pytest.raises(ModelUnavailable, match="captioning"):
-        await make(FakeHandle()).caption(b"")
-    with pytest.raises(ModelUnavailable, match="segmentation"):
-        await make(FakeHandle()).segment(b"")
+SEEN = Segmentation(
+    4, 3, (), np.zeros(0, np.float32), np.zeros((0, 4), np.float32), (), "some-model"
+)
+
+
+async def test_the_segmenter_gets_the_model_that_was_chosen() -> None:
+    handle = FakeHandle(SEEN, SEEN)
+    options = SegmentOptions(3, 0.5)
+    assert await make(handle).segment(b"image", options) is SEEN
+    assert await make(handle).segment(b"image", options, "yolact_base") is SEEN
+    assert handle.calls == [(b"image", options, None), (b"image", options, "yolact_base")]
+
+
+async def test_without_a_replica_the_model_is_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "COLD_AFTER_S", 0.01)
+    ended: list[bool] = []
+
+    async def never() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    handle = FakeHandle(never)
+    with pytest.raises(ModelUnavailable, match="is starting; try again"):
+        await make(handle).caption(b"", CaptionOptions())
+    await asyncio.sleep(0)
+    assert ended == [True]
+
+
+async def test_a_slow_replica_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "COLD_AFTER_S", 0.01)
+
+    async def slow() -> Segmentation:
+        await asyncio.sleep(0.05)
+        return SEEN
+
+    handle = FakeHandle(slow, replicas=[{"replica": "a"}])
+    assert await make(handle).segment(b"", SegmentOptions()) is SEEN
+
+
+@pytest.mark.parametrize(
+    ("replicas", "expected"),
+    [
+        ([None, None], None),
+        ([None, ActorDiedError()], None),  # what comes in its place is told by every request
+        ([ActorDiedError()], ModelUnavailable),
+        ([], ModelUnavailable),
+        ([None, task_error(InvalidRequest("no such model"))], InvalidRequest),
+    ],
+)
+async def test_a_switch_needs_every_replica(
+    replicas: list[Any], expected: type[Exception] | None
+) -> None:
+    handle = FakeHandle(replicas=replicas)
+    switch = make(handle).load_segmenter("yolact_base")
+    if expected is None:
+        await switch
+    else:
+        with pytest.raises(expected) as caught:
+            await switch
+        assert type(caught.value) is expected
+    assert handle.calls == [("load", "yolact_base")]

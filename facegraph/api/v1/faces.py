@@ -10,6 +10,7 @@ from facegraph.api.schemas import (
     EmbeddingsAnswer,
     VerifyAnswer,
     contract_answer,
+    detect_answer,
     face_list,
     image_size,
 )
@@ -46,11 +47,7 @@ async def detect(call: Call[DetectParams]) -> DetectAnswer:
     version has any, so it adds nothing.
     """
     detection = await call.service.detect(call.images[0], call.params.max_faces)
-    return {
-        "faces": face_list(detection),
-        "image": image_size(detection),
-        "model": call.service.pack.name,
-    }
+    return detect_answer(detection, call.service.pack.name)
 
 
 @endpoint(

@@ -15,10 +15,11 @@ from facegraph.api.schemas import (
     image_size,
     match_answer,
 )
+from facegraph.api.state import State
 from facegraph.api.v1.faces import IMAGE_ERRORS
 from facegraph.errors import CollectionNotFound, ContractMismatch, GalleryBehind, InvalidRequest
 from facegraph.service import Identification, Identified
-from facegraph.types import Consistency, FloatArray
+from facegraph.types import Consistency, Detection, FloatArray
 
 
 class SearchParams(Params):
@@ -53,15 +54,22 @@ async def search(call: Call[SearchParams]) -> SearchAnswer:
         return await _search_embedding(call, call.params.embedding)
     embedded = await call.service.embed(call.images[0], call.params.max_faces)
     found = await _identify(call, embedded.embeddings)
+    return search_answer(call.state, embedded.detection, found)
+
+
+def search_answer(state: State, detection: Detection, found: Identification) -> SearchAnswer:
+    """Every face with its decision, which is counted."""
+    for probe in found.probes:
+        state.metrics.decisions.labels(probe.decision).inc()
     faces: list[SearchedFace] = [
         {**face, **_decision(probe, found.threshold)}
-        for face, probe in zip(face_list(embedded.detection), found.probes, strict=True)
+        for face, probe in zip(face_list(detection), found.probes, strict=True)
     ]
     return {
         "faces": faces,
-        "image": image_size(embedded.detection),
+        "image": image_size(detection),
         "version": found.version,
-        "model": call.service.pack.name,
+        "model": state.service.pack.name,
     }
 
 
@@ -70,6 +78,7 @@ async def _search_embedding(call: Call[SearchParams], embedding: list[float]) ->
         raise InvalidRequest("an embedding needs the contract it was made under")
     probes = call.service.probes([embedding], call.params.contract)
     found = await _identify(call, probes)
+    call.state.metrics.decisions.labels(found.probes[0].decision).inc()
     return {
         "faces": [_decision(probe, found.threshold) for probe in found.probes],
         "version": found.version,
@@ -79,7 +88,7 @@ async def _search_embedding(call: Call[SearchParams], embedding: list[float]) ->
 
 async def _identify(call: Call[SearchParams], probes: FloatArray) -> Identification:
     params = call.params
-    found = await call.service.identify(
+    return await call.service.identify(
         call.path["c"],
         probes,
         limit=params.limit,
@@ -87,9 +96,6 @@ async def _identify(call: Call[SearchParams], probes: FloatArray) -> Identificat
         include_below=params.include_below,
         consistency=params.consistency,
     )
-    for probe in found.probes:
-        call.state.metrics.decisions.labels(probe.decision).inc()
-    return found
 
 
 def _decision(probe: Identified, threshold: float) -> SearchedFace:

@@ -67,7 +67,25 @@ async def readyz(call: Call[NoParams]) -> Mapping[str, Any]:
     )
     if failed:
         raise Unavailable("not ready: " + "; ".join(f["detail"] for f in failed), failed)
-    return {"status": "ready", "face_pack": call.service.pack.name}
+    described = results[1]
+    assert isinstance(described, dict)
+    return {"status": "ready", "face_pack": call.service.pack.name, **_vision(described)}
+
+
+def _vision(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The segmenter and the captioner in use, and which of them have no replica yet.
+
+    They come and go without making the service unready: faces do not need them.
+    """
+    loaded: dict[str, str | None] = {}
+    starting = []
+    for part in ("segmenter", "captioner"):
+        replicas = described[part] if isinstance(described[part], list) else [described[part]]
+        models = [model for replica in replicas for model in replica["loaded"]]
+        loaded[part] = models[-1]["name"] if models else None
+        if not replicas:
+            starting.append(part)
+    return {**loaded, "starting": starting}
 
 
 async def _running(call: Call[NoParams]) -> dict[str, Any]:

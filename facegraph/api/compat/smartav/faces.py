@@ -12,22 +12,29 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import html
 import ipaddress
 import json
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from facegraph.api.compat.smartav.wire import (
+    INVALID,
+    alive,
+    is_cross_site,
+    json_of,
+    sentence,
+    state_of,
+)
 from facegraph.api.endpoint import is_id
-from facegraph.api.parsing import parse_json, read_body, resolve_image
+from facegraph.api.parsing import resolve_image
 from facegraph.api.state import State
 from facegraph.errors import (
     FacegraphError,
@@ -45,7 +52,6 @@ from facegraph.types import Match, NewSample
 log = logging.getLogger(__name__)
 
 COLLECTION = "default"
-_INVALID = {"error": "Invalid request."}
 _SAMPLE_KEYS = frozenset({"id", "name", "image", "metadata", "action"})
 _SAMPLES_AT_ONCE = 8
 _TRIES = 20
@@ -55,37 +61,37 @@ _SHARE_OF_TIME = 0.8
 
 async def config_database(request: Request) -> Response:
     """Moves every replica to another database, or none; from this machine only."""
-    if _is_cross_site(request) or not _from_loopback(request):
-        return _sentence("Database configuration is only allowed from this machine.", 403)
-    body = await _json(request)
+    if is_cross_site(request) or not _from_loopback(request):
+        return sentence("Database configuration is only allowed from this machine.", 403)
+    body = await json_of(request)
     given = body if isinstance(body, dict) else {}
     for key in ("host", "db_name", "username", "password"):
         if key not in given:
-            return _sentence(f'"{key}" is missing.', 400)
+            return sentence(f'"{key}" is missing.', 400)
     try:
-        await _state(request).service.store.move_to(_database_url(given))
+        await state_of(request).service.store.move_to(_database_url(given))
     except FacegraphError as error:
-        return _sentence(f"Database configuration is failed. {error}", 500)
-    return _sentence("Database configuration is done.")
+        return sentence(f"Database configuration is failed. {error}", 500)
+    return sentence("Database configuration is done.")
 
 
 async def clear_samples(request: Request) -> Response:
-    if _is_cross_site(request):
+    if is_cross_site(request):
         return JSONResponse({"fail": "not from another site's page"}, 403)
     try:
-        await _state(request).service.store.clear_collection(COLLECTION)
+        await state_of(request).service.store.clear_collection(COLLECTION)
     except FacegraphError as error:
         return JSONResponse({"fail": str(error)}, 500)
     return JSONResponse({"success": "Samples have been removed successfully"})
 
 
 async def update_samples(request: Request) -> Response:
-    items = await _json(request)
+    items = await json_of(request)
     if not isinstance(items, list) or not all(
         isinstance(item, dict) and item.keys() >= _SAMPLE_KEYS for item in items
     ):
-        return JSONResponse(_INVALID, 400)
-    state = _state(request)
+        return JSONResponse(INVALID, 400)
+    state = state_of(request)
     outcome: dict[str, list[Any]] = {"success": [], "fail": []}
     end = time.monotonic() + _SHARE_OF_TIME * state.service.tuning.request_timeout_s
     for start in range(0, len(items), _SAMPLES_AT_ONCE):
@@ -103,18 +109,18 @@ async def update_samples(request: Request) -> Response:
 
 async def update_metadata(request: Request) -> Response:
     old_id = request.path_params["id"]
-    body = await _json(request)
+    body = await json_of(request)
     given = body if isinstance(body, dict) else {}
     for key in ("name", "metadata"):
         if key not in given:
             return JSONResponse({"error": f'"{key}" is missing in the request.'}, 400)
     try:
         subject_id = to_subject_id(old_id)
-        await _update_metadata(_state(request), subject_id, given)
+        await _update_metadata(state_of(request), subject_id, given)
     except (SubjectNotFound, InvalidRequest):
-        return _sentence(f'Could not find "{old_id}" in database.', 400)
+        return sentence(f'Could not find "{old_id}" in database.', 400)
     except FacegraphError:
-        return _sentence("DB connection error occurred", 500)
+        return sentence("DB connection error occurred", 500)
     return JSONResponse({"success": f'"{old_id}" has been configured successfully.'})
 
 
@@ -137,16 +143,16 @@ async def _update_metadata(state: State, subject_id: str, given: Mapping[str, An
 
 
 async def face_recognition(request: Request) -> Response:
-    body = await _json(request)
-    state = _state(request)
+    body = await json_of(request)
+    state = state_of(request)
     if not isinstance(body, dict) or "image" not in body:
-        return JSONResponse(_INVALID, 400)
+        return JSONResponse(INVALID, 400)
     try:
         bar = _min_distance(body, state)
         image = await resolve_image(body["image"], state.service.tuning, state.fetch)
         embedded = await state.service.embed(image)
     except (InvalidRequest, Unprocessable, ImageTooLarge):
-        return JSONResponse(_INVALID, 400)
+        return JSONResponse(INVALID, 400)
     except FacegraphError as error:
         return JSONResponse({"error": str(error)}, 500)
     if not len(embedded.detection.faces):
@@ -330,44 +336,13 @@ def _from_loopback(request: Request) -> bool:
         return False
 
 
-def _is_cross_site(request: Request) -> bool:
-    """Whether a browser sends this for another site's page; its user did not ask for it."""
-    return request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-
-
-async def _json(request: Request) -> Any:
-    """The body's JSON, whatever the method and content type say; None when it is none."""
-    state = _state(request)
-    try:
-        return await parse_json(await read_body(request, state.service.tuning.max_request_bytes))
-    except FacegraphError:
-        return None
-
-
-def _state(request: Request) -> State:
-    state: State = request.app.state.facegraph
-    return state
-
-
-def _sentence(text: str, status: int = 200) -> Response:
-    """text/html, as the old system; what came from outside stays text."""
-    return HTMLResponse(html.escape(text, quote=False), status)
-
-
-def _alive(sentence: str) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(_: Request) -> Response:
-        return _sentence(sentence)
-
-    return answer
-
-
 ROUTES = [
     Route("/face-recognition/config-database", config_database, methods=["GET", "POST"]),
     Route("/face-recognition/clear-samples", clear_samples, methods=["GET", "POST"]),
     Route("/face-recognition/update-samples", update_samples, methods=["POST"]),
-    Route("/face-recognition/update-samples", _alive("Update samples is running.")),
+    Route("/face-recognition/update-samples", alive("Update samples is running.")),
     Route("/face-recognition/update-metadata/{id:path}", update_metadata, methods=["POST"]),
-    Route("/face-recognition/update-metadata/{id:path}", _alive("Update metadata is running.")),
+    Route("/face-recognition/update-metadata/{id:path}", alive("Update metadata is running.")),
     Route("/face-recognition", face_recognition, methods=["POST"]),
-    Route("/face-recognition", _alive("Face recognition is running.")),
+    Route("/face-recognition", alive("Face recognition is running.")),
 ]

@@ -1,0 +1,47 @@
+"""How smartav_api reads requests and writes answers."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from facegraph.api.parsing import parse_json, read_body
+from facegraph.api.state import State
+from facegraph.errors import FacegraphError
+
+INVALID = {"error": "Invalid request."}
+
+
+async def json_of(request: Request) -> Any:
+    """The body's JSON, whatever the method and content type say; None when it is none."""
+    state = state_of(request)
+    try:
+        return await parse_json(await read_body(request, state.service.tuning.max_request_bytes))
+    except FacegraphError:
+        return None
+
+
+def state_of(request: Request) -> State:
+    state: State = request.app.state.facegraph
+    return state
+
+
+def is_cross_site(request: Request) -> bool:
+    """Whether a browser sends this for another site's page; its user did not ask for it."""
+    return request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+
+
+def sentence(text: str, status: int = 200) -> Response:
+    """text/html, as the old system; what came from outside stays text."""
+    return HTMLResponse(html.escape(text, quote=False), status)
+
+
+def alive(text: str) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(_: Request) -> Response:
+        return sentence(text)
+
+    return answer
