@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import serve
+from benchmarks import serve, vision
 
 serve.main()
+vision.main()

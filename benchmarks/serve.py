@@ -20,7 +20,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +52,13 @@ def summarise(took: Sequence[float], seconds: float, loop: float | None = None) 
     return Turn(rate, float(p50), float(p99), rate / loop if loop else 1.0)
 
 
-def ask(port: int, paths: Sequence[Path], clients: int, seconds: float) -> list[float]:
-    """Seconds each search took, of ``clients`` connections that send without pause."""
+SEARCH = "/v1/collections/default/search"
+
+
+def ask(
+    port: int, paths: Sequence[Path], clients: int, seconds: float, target: str = SEARCH
+) -> list[float]:
+    """Seconds each request took, of ``clients`` connections that send without pause."""
     images = [path.read_bytes() for path in paths]
     took: list[list[float]] = [[] for _ in range(clients)]
     failed: list[str] = []
@@ -66,8 +71,7 @@ def ask(port: int, paths: Sequence[Path], clients: int, seconds: float) -> list[
         end = time.perf_counter() + seconds
         while (began := time.perf_counter()) < end:
             image = images[(number + len(took[number])) % len(images)]
-            path, headers = "/v1/collections/default/search", {"content-type": "image/jpeg"}
-            connection.request("POST", path, image, headers)
+            connection.request("POST", target, image, {"content-type": "image/jpeg"})
             response = connection.getresponse()
             body = response.read()
             if response.status != 200:
@@ -86,12 +90,12 @@ def ask(port: int, paths: Sequence[Path], clients: int, seconds: float) -> list[
 
 
 @contextmanager
-def service(*, fast: bool) -> Iterator[int]:
-    """A service of its own with a filled gallery; yields its port."""
+def service(*, fast: bool, more: Mapping[str, str] | None = None) -> Iterator[int]:
+    """A service of its own with a filled gallery and ``more`` environment; yields its port."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="fg-") as folder:
         models = {"FACEGRAPH_MODELS_DIR": str(settings_from().models_path)}
-        environment = {**os.environ, **models, "FACEGRAPH_DATA_DIR": folder}
+        environment = {**os.environ, **models, "FACEGRAPH_DATA_DIR": folder, **(more or {})}
         with running(port, fast=fast, environment=environment):
             fill(port, random_embeddings(GALLERY, 128))
             yield port

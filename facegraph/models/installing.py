@@ -91,7 +91,7 @@ def verify(place: PackPlace[PackSpec]) -> list[FileState]:
 def _insightface(place: PackPlace[PackSpec]) -> PackPlace[FacePackSpec] | None:
     spec = place.spec
     if isinstance(spec, FacePackSpec) and spec.layout == "insightface":
-        return PackPlace(spec, place.folders)
+        return PackPlace(spec, place.folders, place.asked)
     return None
 
 

@@ -27,6 +27,7 @@ from facegraph.models.packfile import (
     bundled_packs,
     read_pack_file,
 )
+from facegraph.models.unwritten import HUB_ID, checkpoint_pack, folder_pack, hub_pack
 
 S_co = TypeVar("S_co", bound=PackSpec, covariant=True)
 S = TypeVar("S", bound=PackSpec)
@@ -60,10 +61,14 @@ class Licence:
 
 @dataclass(frozen=True, slots=True)
 class PackPlace(Generic[S_co]):
-    """A pack's description and the folders its files may lie in, the one pulled into first."""
+    """A pack's description and the folders its files may lie in, the one pulled into first.
+
+    asked: what it was asked for by, where that is not its name
+    """
 
     spec: S_co
     folders: tuple[Path, ...]
+    asked: str = ""
 
     @property
     def home(self) -> Path:
@@ -71,9 +76,19 @@ class PackPlace(Generic[S_co]):
 
 
 def locate(name: str, settings: Settings) -> PackPlace[PackSpec]:
-    """Which pack ``name`` is and where its files lie, installed or not; ConfigError if unknown."""
+    """Which pack ``name`` is and where its files lie, installed or not; ConfigError if unknown.
+
+    Beside names and pack files: a captioner's folder, its authors' ``.pth``, or its hub id.
+    """
     if _is_path(name):
         path = Path(name).expanduser().resolve()
+        if path.is_dir():
+            return PackPlace(folder_pack(path), (path,))
+        if path.suffix == ".pth":
+            return PackPlace(checkpoint_pack(path), (path.parent,))
+        if HUB_ID.fullmatch(name) and path.suffix != ".toml":
+            hub = hub_pack(name)
+            return PackPlace(hub, _folders(hub, settings), name)
         spec = read_pack_file(path)
         return PackPlace(spec, (settings.models_path / spec.name, path.parent))
     known = known_packs(settings)
@@ -93,7 +108,7 @@ def locate_as(kind: type[S], name: str, settings: Settings) -> PackPlace[S]:
         raise ConfigError(
             f"{setting}: {name} is a {place.spec.purpose} pack; known: {', '.join(known)}"
         )
-    return PackPlace(place.spec, place.folders)
+    return PackPlace(place.spec, place.folders, place.asked)
 
 
 def packs_of(kind: type[S], settings: Settings) -> dict[str, PackPlace[S]]:
@@ -174,7 +189,7 @@ def missing(place: PackPlace[PackSpec], reason: str) -> ModelMissing:
         options += " --from PATH"
     return ModelMissing(
         f"{spec.purpose} pack {spec.name} is not installed ({reason}); "
-        f"run: facegraph models pull {spec.name}{options}"
+        f"run: facegraph models pull {place.asked or spec.name}{options}"
     )
 
 

@@ -126,6 +126,8 @@ def test_the_graph_describes_each_replica(mode: Mode) -> None:
         "detector": 1,
         "embedder": 1,
         "matcher": 2 if mode.name == "fast" else 1,
+        "segmenter": 1,
+        "captioner": 1,
     }
 
 

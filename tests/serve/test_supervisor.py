@@ -43,14 +43,18 @@ def make_copy(copies_folder: Path, tmp_path: Path) -> Iterator[MakeCopy]:
 
 def test_the_one_line_names_address_pack_and_data(served: Copy) -> None:
     assert re.fullmatch(
-        rf"Facegraph answers at {served.url} .*; face pack opencv; data in {served.data_dir}\n",
+        rf"Facegraph answers at {served.url} .*; "
+        rf"face pack opencv, masks yolov5s-seg, captions inventory; data in {served.data_dir}\n",
         served.said(),
     )
     assert served.complained() == ""
 
 
 def test_every_replica_of_the_file_runs(served: Copy) -> None:
-    counts = {n: len(served.replicas(n)) for n in ("ingress", "detector", "embedder", "matcher")}
+    counts = {
+        n: len(served.replicas(n))
+        for n in ("ingress", "detector", "embedder", "matcher", "segmenter", "captioner")
+    }
     assert counts == {"ingress": 1, "detector": 1, "embedder": 1, "matcher": 2}
 
 

@@ -361,3 +361,45 @@ def test_the_models_are_values(models: Path, settings: Settings) -> None:
     model = find_segmenter(settings, YOLACT)
     assert model == SegmenterModel(model.name, model.kind, model.file, model.config, model.licence)
     assert hash(model) == hash(find_segmenter(settings, YOLACT))
+
+
+def test_a_captioner_without_a_pack_file(models: Path, settings: Settings) -> None:
+    put(models.parent / "my-blip-large" / "config.json", b"{}")
+    put(models.parent / "my-blip-large" / "model.safetensors")
+    found = find_captioner(settings, str(models.parent / "my-blip-large"))
+    assert found is not None
+    assert (found.name, found.config, found.folder) == (
+        "my-blip-large",
+        "large",
+        models.parent / "my-blip-large",
+    )
+    assert [file.name for file in found.files] == ["config.json", "model.safetensors"]
+    put(models.parent / "model_base.pth")
+    found = find_captioner(settings, str(models.parent / "model_base.pth"))
+    assert found is not None
+    assert found.file is not None
+    assert (found.name, found.folder, found.file.path) == (
+        "model_base",
+        None,
+        models.parent / "model_base.pth",
+    )
+    with pytest.raises(ModelMissing, match=r"elsewhere\.pth is not in"):
+        find_captioner(settings, str(models.parent / "elsewhere.pth"))
+
+
+def test_a_captioner_by_its_hub_id(models: Path, settings: Settings) -> None:
+    with pytest.raises(ModelMissing, match=r"models pull someone/my-blip --accept-license"):
+        find_captioner(settings, "someone/my-blip")
+    place = locate("someone/my-blip", settings)
+    assert place.home == models / "someone--my-blip"
+    assert [str(file.sources[0]) for file in place.spec.files][:2] == [
+        "hub someone/my-blip at main, config.json",
+        "hub someone/my-blip at main, model.safetensors",
+    ]
+    for file in place.spec.files:
+        put(place.home / file.name)
+    found = find_captioner(settings, "someone/my-blip")
+    assert found is not None
+    assert (found.name, found.folder) == ("someone--my-blip", place.home)
+    known = locate("Salesforce/blip-image-captioning-base", settings)
+    assert (known.spec.name, known.home) == ("blip-base", models / "blip-base")
