@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -180,9 +181,16 @@ def _listeners(copy: Copy) -> list[tuple[int, str, int]]:
     return [
         (process.pid, connection.laddr.ip, connection.laddr.port)
         for process in copy.processes()
-        for connection in process.net_connections("tcp")
+        for connection in _connections(process)
         if connection.status == psutil.CONN_LISTEN
     ]
+
+
+def _connections(process: psutil.Process) -> list[Any]:
+    try:
+        return list(process.net_connections("tcp"))
+    except psutil.NoSuchProcess:  # a helper of Ray's that has ended since
+        return []
 
 
 def _is_loopback(address: str) -> bool:
