@@ -63,7 +63,7 @@ def test_only_replicas_listen_beyond_this_machine(served: Copy) -> None:
     beyond = {pid for pid, address, _ in _listeners(served) if not _is_loopback(address)}
     replicas = {
         pid
-        for name in ("ingress", "detector", "embedder", "matcher")
+        for name in ("ingress", "detector", "embedder", "matcher", "segmenter", "captioner")
         for pid in served.replicas(name)
     }
     assert beyond <= replicas
