@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import pickle
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from tests.yolact_reference import official_shapes, random_state
 pytestmark = pytest.mark.serve
 
 YOLACT = "yolact_resnet50_54_800000.pth"
+BOMB = "yolact_im700_54_800000.pth"
 INIT = "/instance-segmentation/init-engine"
 MASKS = "/v1/segmentations?masks=none"
 RESOURCES = {
@@ -46,6 +48,16 @@ permissive = true
 kind = "blip"
 config = "base"
 """
+
+
+class _Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +80,7 @@ def sighted(copies_folder: Path, tiny: Path) -> Iterator[Copy]:
     for pack in ("opencv", "yolov5s-seg"):
         shutil.copytree(Settings().models_path / pack, models / pack)
     torch.save(random_state(official_shapes((3, 4, 6, 3))), models / YOLACT)
+    (models / BOMB).write_bytes(pickle.dumps(_Bomb(folder / "exploded")))
     config = write_config(
         folder,
         {"segmenter": 2},
@@ -185,6 +198,14 @@ def test_a_switch_to_nothing_changes_nothing(http: httpx.Client, name: str) -> N
     done = http.post(INIT, json={"model": name})
     assert done.status_code == 400
     assert "Traceback" not in done.text
+    assert http.post(MASKS, **sent()).raise_for_status().json()["model"] == "yolov5s-seg"
+
+
+def test_a_pickle_bomb_is_refused_and_not_run(sighted: Copy, http: httpx.Client) -> None:
+    done = http.post(INIT, json={"model": BOMB})
+    assert done.status_code == 400
+    assert "nothing in it was run" in done.text
+    assert not (sighted.folder / "exploded").exists()
     assert http.post(MASKS, **sent()).raise_for_status().json()["model"] == "yolov5s-seg"
 
 
