@@ -29,8 +29,12 @@ class Detector:
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         self._worker.reconfigure(parse(DetectorTuning, user_config))
 
-    async def detect(self, image: bytes, max_faces: int, crops: bool) -> Detection:
-        return await self._worker.detect(image, max_faces=max_faces, crops=crops)
+    async def detect(
+        self, image: bytes, max_faces: int, crops: bool, min_score: float | None
+    ) -> Detection:
+        return await self._worker.detect(
+            image, max_faces=max_faces, crops=crops, min_score=min_score
+        )
 
     def check_health(self) -> None:
         self._worker.check()

@@ -11,7 +11,13 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from facegraph.errors import FacegraphError, ModelUnavailable, Overloaded, TimedOut
+from facegraph.errors import (
+    FacegraphError,
+    ModelUnavailable,
+    Overloaded,
+    TimedOut,
+    Unavailable,
+)
 from facegraph.graph import Query
 from facegraph.types import (
     ByteArray,
@@ -69,8 +75,10 @@ class ServeGraph:
         self._caption = _method(handles.captioner, "caption")
         self.timeout_s = timeout_s
 
-    async def detect(self, image: bytes, *, max_faces: int, crops: bool) -> Detection:
-        detection: Detection = await self._call(self._detect, image, max_faces, crops)
+    async def detect(
+        self, image: bytes, *, max_faces: int, crops: bool, min_score: float | None = None
+    ) -> Detection:
+        detection: Detection = await self._call(self._detect, image, max_faces, crops, min_score)
         return detection
 
     async def embed(self, crops: ByteArray) -> FloatArray:
@@ -101,8 +109,11 @@ class ServeGraph:
         for answer in answers:
             if isinstance(answer, FacegraphError):
                 raise _cause(answer)
+            if isinstance(answer, RayTaskError):
+                log.error("a segmenter could not load %s: %s", model, answer)
+                raise FacegraphError("a replica of the segmenter failed; see the log")
         if not any(answer is None for answer in answers):
-            raise ModelUnavailable("no replica of the segmenter could load it; see the log")
+            raise Unavailable("no replica of the segmenter is running; try again in a few seconds")
 
     async def describe(self) -> dict[str, Any]:
         """One list per deployment, one entry per replica.
@@ -113,7 +124,12 @@ class ServeGraph:
         return dict(zip(self._handles, described, strict=True))
 
     async def _describe(self, name: str) -> list[dict[str, Any]]:
-        answers = await self._broadcast(name, DESCRIBE_TIMEOUT_S, "describe")
+        try:
+            answers = await self._broadcast(name, DESCRIBE_TIMEOUT_S, "describe")
+        except TimedOut as error:
+            if name not in ON_THEIR_OWN:
+                raise
+            return [{"loaded": [], "problem": str(error)}]
         replicas = sorted((a for a in answers if isinstance(a, dict)), key=lambda a: a["replica"])
         if not replicas and name not in ON_THEIR_OWN:
             raise ModelUnavailable(f"no replica of the {name} is running")
@@ -138,7 +154,8 @@ class ServeGraph:
         call = asyncio.ensure_future(self._call(method, *args))
         try:
             done, _ = await asyncio.wait([call], timeout=COLD_AFTER_S)
-            if not done and not await self._is_running(method.deployment_name):
+            running = bool(done) or await self._is_running(method.deployment_name)
+            if not running and not call.done():
                 raise ModelUnavailable(
                     f"the {method.deployment_name} is starting; try again in a few seconds"
                 )

@@ -5,6 +5,7 @@
 
 from typing import Any
 
+import cv2
 from ray import serve
 from ray.serve import Application
 from starlette.types import ASGIApp
@@ -21,7 +22,7 @@ from deployments.vision import captioner, segmenter
 from facegraph.api.app import create_app
 from facegraph.config import IngressTuning, Settings, parse
 from facegraph.models.packs import find_pack
-from facegraph.service import Service
+from facegraph.service import SEGMENTER, Service
 from facegraph.store.database import open_store
 
 
@@ -40,6 +41,8 @@ class Ingress:
         self._store = await open_store(settings)
         pack = find_pack(settings)
         await self._store.ensure_default(pack.contract)
+        await self._store.drop_outdated_choice(SEGMENTER, settings.segmenter)
+        cv2.setNumThreads(1)  # redaction draws in threads of its own
         self._service = Service(self._graph, self._store, settings, tuning, pack)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

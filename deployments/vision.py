@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from ray import serve
@@ -9,22 +10,28 @@ from ray import serve
 from deployments.arguments import EngineResources
 from deployments.startup import DID_NOT_START, replica_id, reported
 from facegraph.config import CaptionerTuning, SegmenterTuning, Settings, parse
+from facegraph.service import SEGMENTER
+from facegraph.store.database import read_choice
 from facegraph.types import Caption, CaptionOptions, Segmentation, SegmentOptions
-from facegraph.vision.workers import CaptionerWorker, SegmenterWorker
+from facegraph.vision.captioning import CaptionerWorker
+from facegraph.vision.segmenting import SegmenterWorker
 
 
 class Segmenter:
     """The model that each request names; without one, the configured model."""
 
     @reported(DID_NOT_START)
-    def __init__(self, settings: Settings, resources: EngineResources) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: Settings, resources: EngineResources
+    ) -> None:
         self._worker = SegmenterWorker(
             settings,
             SegmenterTuning(),
             threads=resources.threads,
             gpu_memory_bytes=resources.gpu_memory_bytes,
         )
-        self._worker.warm_up()
+        chosen = await read_choice(settings, SEGMENTER, settings.segmenter)
+        await asyncio.to_thread(self._worker.warm_up, chosen)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         self._worker.reconfigure(parse(SegmenterTuning, user_config))

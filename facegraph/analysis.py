@@ -76,10 +76,11 @@ async def analyze(service: Service, image: bytes, question: Question) -> Analysi
     asked = [parts[feature] for feature in FEATURES if feature in question.features]
     if all(isinstance(part, FacegraphError) for part in asked):
         raise asked[0]
-    return await _assembled(question, **parts)
+    return await _assembled(service, question, **parts)
 
 
 async def _assembled(
+    service: Service,
     question: Question,
     faces: Detection | FacegraphError | None,
     search: Identification | FacegraphError | None,
@@ -90,7 +91,7 @@ async def _assembled(
     if isinstance(segmentation, Segmentation):
         segmentation = select(segmentation, question.segment)
         if isinstance(faces, Detection):
-            persons = await asyncio.to_thread(persons_of, faces.faces, segmentation)
+            persons = await service.pixels.run(persons_of, faces.faces, segmentation)
     return Analysis(faces, search, caption, segmentation, persons)
 
 

@@ -6,11 +6,10 @@ faces or objects than are looked at is refused.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Literal
 
-from facegraph.errors import Unprocessable
+from facegraph.errors import FacegraphError, Unprocessable
 from facegraph.redaction import (
     FaceRegion,
     MaskRegion,
@@ -26,6 +25,9 @@ from facegraph.vision.people import PERSON, persons_of
 
 MOST_FACES = 1000
 MOST_OBJECTS = 100
+
+LEAST_SCORE = 0.3
+"""Faces are looked for harder than elsewhere: a false one costs a spot, a missed one everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,35 +66,64 @@ async def conceal(service: Service, image: bytes, rule: Rule) -> Concealed:
     """
     for subject_id in sorted(rule.keep):  # a misspelt one must not go unnoticed
         await service.store.get_subject(rule.collection_id, subject_id)
-    if rule.target == "faces":
-        detection = await _faces(service, image, crops=bool(rule.keep))
-        kept = await _kept(service, detection, rule)
-        size = detection.width, detection.height
-        boxes = detection.faces.boxes.tolist()
-        regions: list[Region] = [
-            FaceRegion(tuple(box)) for row, box in enumerate(boxes) if row not in kept
-        ]
-    else:
-        segmentation = await _objects(service, image, rule)
-        kept = await _kept_people(service, image, segmentation, rule) if rule.keep else set()
-        size = segmentation.width, segmentation.height
-        regions = _masks(segmentation, rule, kept)
-    async with service.drawing:
-        picture = await asyncio.to_thread(
-            redact,
-            image,
-            regions,
-            max_pixels=size[0] * size[1],
-            method=rule.method,
-            cells=rule.cells,
-            padding=rule.padding,
-            output=rule.output,
-        )
-    return Concealed(picture, len(regions), len(kept))
+    plan = await (_faces_plan if rule.target == "faces" else _masks_plan)(service, image, rule)
+    picture = await service.pixels.run(
+        redact,
+        image,
+        plan.regions,
+        max_pixels=plan.size[0] * plan.size[1],
+        method=rule.method,
+        cells=rule.cells,
+        padding=rule.padding,
+        output=rule.output,
+    )
+    if (picture.width, picture.height) != plan.size:
+        raise FacegraphError("the picture has another size than what was looked for in it")
+    return Concealed(picture, plan.concealed, plan.kept)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to draw over a picture of this size, and what that amounts to."""
+
+    size: tuple[int, int]
+    regions: list[Region]
+    concealed: int
+    kept: int
+
+
+async def _faces_plan(service: Service, image: bytes, rule: Rule) -> _Plan:
+    detection = await _faces(service, image, crops=bool(rule.keep))
+    kept = await _kept(service, detection, rule)
+    regions = _boxes(detection, kept)
+    return _Plan((detection.width, detection.height), regions, len(regions), len(kept))
+
+
+async def _masks_plan(service: Service, image: bytes, rule: Rule) -> _Plan:
+    """The objects, but for the person masks that hold faces to keep and no others.
+
+    With people to keep, the faces of all others are hidden too: such a face may lie in no mask, or
+    partly in that of somebody to be kept.
+    """
+    segmentation = await _objects(service, image, rule)
+    size = segmentation.width, segmentation.height
+    if not rule.keep or PERSON not in rule.labels:
+        regions = _masks(segmentation, rule, set())
+        return _Plan(size, regions, len(regions), 0)
+    detection = await _faces(service, image, crops=True)
+    known = await _kept(service, detection, rule)
+    persons = await service.pixels.run(persons_of, detection.faces, segmentation)
+    others = {person for face, person in enumerate(persons) if face not in known}
+    kept = {persons[face] for face in known} - others - {None}
+    regions = _masks(segmentation, rule, {person for person in kept if person is not None})
+    alone = sum(persons[face] is None for face in range(len(persons)) if face not in known)
+    return _Plan(size, regions + _boxes(detection, known), len(regions) + alone, len(kept))
 
 
 async def _faces(service: Service, image: bytes, *, crops: bool) -> Detection:
-    detection = await service.graph.detect(image, max_faces=MOST_FACES, crops=crops)
+    detection = await service.graph.detect(
+        image, max_faces=MOST_FACES, crops=crops, min_score=LEAST_SCORE
+    )
     if detection.found > MOST_FACES:
         raise Unprocessable(
             f"{detection.found} faces in the image, at most {MOST_FACES} can be concealed"
@@ -123,16 +154,9 @@ async def _objects(service: Service, image: bytes, rule: Rule) -> Segmentation:
     return segmentation
 
 
-async def _kept_people(
-    service: Service, image: bytes, segmentation: Segmentation, rule: Rule
-) -> set[int]:
-    """The person masks that hold a face to keep, and no other face."""
-    detection = await _faces(service, image, crops=True)
-    kept = await _kept(service, detection, rule)
-    persons = await asyncio.to_thread(persons_of, detection.faces, segmentation)
-    known = {person for face, person in enumerate(persons) if face in kept and person is not None}
-    others = {person for face, person in enumerate(persons) if face not in kept}
-    return known - others
+def _boxes(detection: Detection, kept: set[int]) -> list[Region]:
+    boxes = detection.faces.boxes.tolist()
+    return [FaceRegion(tuple(box)) for row, box in enumerate(boxes) if row not in kept]
 
 
 def _masks(segmentation: Segmentation, rule: Rule, kept: set[int]) -> list[Region]:

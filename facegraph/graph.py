@@ -1,7 +1,7 @@
 """The seam that keeps Ray out of the library: what the API needs of the graph, and no more.
 
 Two graphs exist: :class:`facegraph.local.LocalGraph` runs in this process, the Serve one in
-``deployments/ingress.py`` sends each call to a deployment.
+``deployments/graph.py`` sends each call to a deployment.
 """
 
 from __future__ import annotations
@@ -31,15 +31,21 @@ class Query:
 
 
 class Graph(Protocol):
-    """The five things the models and the index do.
+    """What the models and the index do.
 
-    Every method raises only ``FacegraphError``s: ``InvalidImage``, ``ImageTooLarge`` (detect),
-    ``Overloaded``, ``TimedOut``, ``ModelUnavailable`` (all), ``CollectionNotFound``,
-    ``ContractMismatch``, ``StoreUnavailable``, ``GalleryBehind`` (match).
+    Every method raises only ``FacegraphError``s: ``InvalidImage``, ``ImageTooLarge`` (all that
+    take an image), ``InvalidRequest`` (caption: a prompt that leaves no room; segment,
+    load_segmenter: an unknown model), ``Overloaded``, ``TimedOut``, ``ModelUnavailable`` (all),
+    ``CollectionNotFound``, ``ContractMismatch``, ``StoreUnavailable``, ``GalleryBehind`` (match).
     """
 
-    async def detect(self, image: bytes, *, max_faces: int, crops: bool) -> Detection:
-        """Faces of one compressed image, the largest ``max_faces``; crops only if asked for."""
+    async def detect(
+        self, image: bytes, *, max_faces: int, crops: bool, min_score: float | None = None
+    ) -> Detection:
+        """Faces of one compressed image, the largest ``max_faces``; crops only if asked for.
+
+        min_score: instead of the operator's
+        """
         ...
 
     async def embed(self, crops: ByteArray) -> FloatArray:

@@ -62,16 +62,10 @@ def decode(data: bytes, *, max_pixels: int) -> ByteArray:
     return pixels
 
 
-def probe(data: bytes) -> tuple[str, int, int]:
-    """Format (``JPEG``, ``PNG``, …), width and height of the upright picture, from the header.
-
-    Raises InvalidImage.
-    """
-    image = _open(data)
-    name = "JPEG" if image.format == "MPO" else str(image.format)
-    if _orientation(image) >= 5:
-        return name, image.height, image.width
-    return name, image.width, image.height
+def format_of(data: bytes) -> str:
+    """``JPEG``, ``PNG``, …, from the header. Raises InvalidImage."""
+    name = _open(data).format
+    return "JPEG" if name == "MPO" else str(name)
 
 
 def colour_profile(data: bytes) -> bytes | None:

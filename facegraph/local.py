@@ -25,7 +25,8 @@ from facegraph.types import (
     Segmentation,
     SegmentOptions,
 )
-from facegraph.vision.workers import CaptionerWorker, SegmenterWorker
+from facegraph.vision.captioning import CaptionerWorker
+from facegraph.vision.segmenting import SegmenterWorker
 from facegraph.workers import DetectorWorker, EmbedderWorker
 
 
@@ -54,8 +55,12 @@ class LocalGraph:
         await self._embedder.close()
         await self._detector.close()
 
-    async def detect(self, image: bytes, *, max_faces: int, crops: bool) -> Detection:
-        return await self._detector.detect(image, max_faces=max_faces, crops=crops)
+    async def detect(
+        self, image: bytes, *, max_faces: int, crops: bool, min_score: float | None = None
+    ) -> Detection:
+        return await self._detector.detect(
+            image, max_faces=max_faces, crops=crops, min_score=min_score
+        )
 
     async def embed(self, crops: ByteArray) -> FloatArray:
         return await self._embedder.embed(crops)

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from PIL import Image, ImageCms
 
 from facegraph.errors import ImageTooLarge, InvalidRequest
-from facegraph.images import colour_profile, decode, probe
+from facegraph.images import colour_profile, decode, format_of
 from facegraph.types import ByteArray
 from facegraph.vision.masks import Window, decode_window, window_of
 
@@ -43,6 +43,9 @@ MASK_MARGIN = 0.03
 
 MIN_MASK_MARGIN = 3
 """In pixels."""
+
+LEAST_MASK = 0.1
+"""A mask that fills less of its box missed the object: the whole box is hidden."""
 
 COLOUR_STEP = 8
 """Mean colours are rounded to multiples of this, plus half. Where a region's edge cuts a cell, the
@@ -157,12 +160,12 @@ def redact(
     Raises InvalidImage, ImageTooLarge, InvalidRequest.
     """
     _check_options(method, cells, padding, output)
-    name, width, height = probe(image)
+    output = output or OUTPUT_OF[format_of(image)]
+    pixels = decode(image, max_pixels=max_pixels)
+    height, width = pixels.shape[:2]
+    _check_size(output, width, height)
     areas = [_area(region, padding, width, height) for region in regions]
     _check_work(areas)
-    output = output or OUTPUT_OF[name]
-    _check_size(output, width, height)
-    pixels = decode(image, max_pixels=max_pixels)
     for area in areas:
         if area.size:
             _hide(pixels, area, method, cells)
@@ -236,6 +239,10 @@ def _shape(area: _Area, width: int, height: int) -> ByteArray:
         shape[top - y : bottom - y, left - x : right - x] = 1
         return shape
     mask = decode_window(area.region.counts, width, height, area.window)
+    left, top, right, bottom = window_of(area.region.box, width, height)
+    if mask.sum() < LEAST_MASK * (right - left) * (bottom - top):
+        x, y = area.window[:2]
+        mask[top - y : bottom - y, left - x : right - x] = 1
     side = 2 * _mask_margin(area.region.box) + 1
     return np.asarray(cv2.dilate(mask, np.ones((side, side), np.uint8)), np.uint8)
 

@@ -29,6 +29,7 @@ from facegraph.errors import (
 )
 from facegraph.graph import Graph, Query
 from facegraph.models.packs import FacePack
+from facegraph.offload import Offload
 from facegraph.store import Store
 from facegraph.types import (
     Caption,
@@ -110,7 +111,7 @@ class Service:
     settings: Settings
     tuning: IngressTuning
     pack: FacePack
-    drawing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2), init=False)
+    pixels: Offload = field(default_factory=Offload, init=False)
     _in_vision: int = field(default=0, init=False)
     _chosen: str | None = field(default=None, init=False)
 
@@ -220,7 +221,7 @@ class Service:
     async def inventory(self, segmentation: Segmentation) -> Caption:
         """The sentence of a segmentation made with ``INVENTORY`` or wider options."""
         seen = select(segmentation, INVENTORY)
-        return Caption(await asyncio.to_thread(sentence, seen), "inventory")
+        return Caption(await self.pixels.run(sentence, seen), "inventory")
 
     async def segment(self, image: bytes, options: SegmentOptions) -> Segmentation:
         """Instance masks by the segmenter in force when the request came."""

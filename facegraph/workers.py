@@ -29,6 +29,7 @@ class _Image:
     data: bytes
     max_faces: int
     crops: bool
+    min_score: float | None
 
 
 class DetectorWorker:
@@ -57,9 +58,11 @@ class DetectorWorker:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="detect")
         self._batcher = Batcher(self._run, max_batch=1, max_queue=tuning.max_queue, workers=threads)
 
-    async def detect(self, image: bytes, *, max_faces: int, crops: bool) -> Detection:
+    async def detect(
+        self, image: bytes, *, max_faces: int, crops: bool, min_score: float | None = None
+    ) -> Detection:
         """See :meth:`facegraph.graph.Graph.detect`."""
-        return await self._batcher.submit(_Image(image, max_faces, crops))
+        return await self._batcher.submit(_Image(image, max_faces, crops, min_score))
 
     async def _run(self, batch: Sequence[_Image]) -> list[Detection]:
         (item,) = batch
@@ -68,7 +71,9 @@ class DetectorWorker:
             return [await loop.run_in_executor(self._pool, self._detect, item)]
 
     def _detect(self, item: _Image) -> Detection:
-        return self._detector.detect(item.data, max_faces=item.max_faces, crops=item.crops)
+        return self._detector.detect(
+            item.data, max_faces=item.max_faces, crops=item.crops, min_score=item.min_score
+        )
 
     def warm_up(self) -> None:
         self._detector.warm_up()

@@ -65,7 +65,9 @@ class FakeGraph:
         self.asked: list[CaptionOptions | SegmentOptions] = []
         self.loaded: list[str] = []
 
-    async def detect(self, image: bytes, *, max_faces: int, crops: bool) -> Detection:
+    async def detect(
+        self, image: bytes, *, max_faces: int, crops: bool, min_score: float | None = None
+    ) -> Detection:
         found = re.fullmatch(rb"faces:([\d,]*)", image) or re.search(rb"faces:([\d,]*)\.", image)
         if found is None:
             raise InvalidImage("this is no picture")

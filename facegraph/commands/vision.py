@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
@@ -15,15 +17,11 @@ from facegraph.config import CaptionerTuning, SegmenterTuning, Settings, setting
 from facegraph.errors import ImageTooLarge, InvalidRequest, Unprocessable
 from facegraph.images import decode
 from facegraph.service import INVENTORY
-from facegraph.types import (
-    DEFAULT_CAPTION,
-    DEFAULT_SEGMENT,
-    Segmentation,
-    SegmentOptions,
-)
+from facegraph.types import DEFAULT_CAPTION, DEFAULT_SEGMENT, ByteArray, SegmentOptions
+from facegraph.vision.captioning import CaptionerWorker
 from facegraph.vision.drawing import annotate
 from facegraph.vision.inventory import sentence
-from facegraph.vision.workers import CaptionerWorker, SegmenterWorker
+from facegraph.vision.segmenting import SegmenterWorker
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,7 +35,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--masks", choices=("rle", "png", "none"), default="none", help="default: none"
     )
     segmenting.add_argument(
-        "--draw", type=Path, metavar="FOLDER", help="write each picture with its masks there"
+        "--draw",
+        type=Path,
+        metavar="FOLDER",
+        help="write each picture with its masks there, x.png as x.jpg or, where there is one "
+        "already, as x-2.jpg, x-3.jpg …; `drawn` in the JSON says which",
     )
     segmenting.set_defaults(run=run_segment)
 
@@ -58,9 +60,11 @@ def run_segment(options: argparse.Namespace) -> int:
 
     async def answer(path: Path, data: bytes) -> str:
         seen = await worker.segment(data, asked)
+        said = {"file": str(path), **segmentation_answer(seen, options.masks)}
         if options.draw is not None:
-            _draw(data, seen, tuning.max_image_pixels, options.draw / f"{path.stem}.jpg")
-        return json.dumps({"file": str(path), **segmentation_answer(seen, options.masks)})
+            picture = annotate(decode(data, max_pixels=tuning.max_image_pixels), seen)
+            said["drawn"] = str(_write(picture, options.draw, path.stem))
+        return json.dumps(said)
 
     return _each(options.images, answer, worker.close)
 
@@ -86,10 +90,14 @@ def _settings(**chosen: str | None) -> Settings:
     return settings_from({name: value for name, value in chosen.items() if value is not None})
 
 
-def _draw(data: bytes, seen: Segmentation, max_pixels: int, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    drawn = annotate(decode(data, max_pixels=max_pixels), seen)
-    Image.fromarray(drawn).save(target, quality=92)
+def _write(picture: ByteArray, folder: Path, stem: str) -> Path:
+    """A JPEG in ``folder``, over no other file: the original may lie there, too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2))):
+        with suppress(FileExistsError), (folder / f"{name}.jpg").open("xb") as file:
+            Image.fromarray(picture).save(file, "JPEG", quality=92)
+            return folder / f"{name}.jpg"
+    raise AssertionError("numbers do not end")
 
 
 def _each(

@@ -67,13 +67,16 @@ class Detector:
         """Takes effect with the next image; those in work keep the old values."""
         self._tuning = tuning
 
-    def detect(self, image: bytes, *, max_faces: int, crops: bool) -> Detection:
+    def detect(
+        self, image: bytes, *, max_faces: int, crops: bool, min_score: float | None = None
+    ) -> Detection:
         """The largest ``max_faces`` faces of a compressed image, with crops if asked for.
 
+        min_score: instead of the tuning's
         Raises InvalidImage and ImageTooLarge.
         """
         rgb = decode(image, max_pixels=self._tuning.max_image_pixels)
-        found, scale = self._find(rgb)
+        found, scale = self._find(rgb, min_score)
         faces = self._refined(rgb, found.take(slice(0, max_faces)), scale)
         aligned = align(rgb, faces if crops else Faces.empty())
         return Detection(rgb.shape[1], rgb.shape[0], faces, aligned, len(found))
@@ -82,9 +85,10 @@ class Detector:
         """All faces of (h, w, 3) uint8 RGB pixels, in the order of Faces."""
         return self._refined(rgb, *self._find(rgb))
 
-    def _find(self, rgb: ByteArray) -> tuple[Faces, float]:
+    def _find(self, rgb: ByteArray, min_score: float | None = None) -> tuple[Faces, float]:
         """All faces, and the finest scale at which they were looked for."""
         tuning = self._tuning
+        least = tuning.min_score if min_score is None else min_score
         height, width = rgb.shape[:2]
         fine = tiles(width, height, self._shapes)
         # The finest scale is made first, so that the image at full size is read only once.
@@ -92,14 +96,14 @@ class Detector:
         parts = []
         if fine:
             source, source_scale = shrink(rgb, fine[0].scale), fine[0].scale
-            parts = [self._look(source, view, tuning.min_score) for view in fine]
+            parts = [self._look(source, view, least) for view in fine]
         view = whole(width, height, self._shapes)
-        parts.append(self._look(shrink(source, view.scale / source_scale), view, tuning.min_score))
+        parts.append(self._look(shrink(source, view.scale / source_scale), view, least))
         if _wants_close_up(parts, width, height):
             near = close_up(width, height, self._shapes)
             if near is not None:
                 small = shrink(source, near.scale / source_scale)
-                parts.append(self._look(small, near, tuning.min_score))
+                parts.append(self._look(small, near, least))
         return _faces(parts, tuning.nms_iou, width, height), (fine[0] if fine else view).scale
 
     def _refined(self, rgb: ByteArray, faces: Faces, scale: float) -> Faces:

@@ -9,8 +9,9 @@ in the models folder.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -28,7 +29,10 @@ from facegraph.models.places import (
     packs_of,
 )
 
+log = logging.getLogger(__name__)
+
 S = TypeVar("S", bound=PackSpec)
+M = TypeVar("M")
 
 AUTO = "auto"
 
@@ -79,16 +83,16 @@ def find_segmenter(settings: Settings, name: str) -> SegmenterModel:
     """
     known = packs_of(SegmenterPackSpec, settings)
     if name == AUTO:
-        place = _best(place for place in known.values() if _runs(place.spec))
-        if place is None:
+        runnable = (place for place in known.values() if _runs(place.spec))
+        best = _best(runnable, _segmenter)
+        if best is None:
             raise ModelMissing(
                 "no segmenter is installed; "
                 f"run: facegraph models pull {DEFAULT_SEGMENTER} --accept-license"
             )
-    else:
-        name = _checkpoints(known).get(name, name)
-        place = locate_as(SegmenterPackSpec, name, settings)
-    return _segmenter(place)
+        return best
+    name = _checkpoints(known).get(name, name)
+    return _segmenter(locate_as(SegmenterPackSpec, name, settings))
 
 
 def find_segmenter_named(settings: Settings, name: str) -> SegmenterModel:
@@ -118,14 +122,18 @@ def find_captioner(settings: Settings, name: str) -> CaptionerModel | None:
         known = packs_of(CaptionerPackSpec, settings)
         name = _checkpoints(known).get(name, name)
         return _captioner(locate_as(CaptionerPackSpec, name, settings))
-    place = _best(packs_of(CaptionerPackSpec, settings).values())
-    return None if place is None else _captioner(place)
+    return _best(packs_of(CaptionerPackSpec, settings).values(), _captioner)
 
 
-def _best(places: Iterable[PackPlace[S]]) -> PackPlace[S] | None:
-    """The first of the highest rank whose files are there."""
-    ranked = sorted(places, key=lambda place: -place.spec.rank)
-    return next((place for place in ranked if is_there(place)), None)
+def _best(places: Iterable[PackPlace[S]], find: Callable[[PackPlace[S]], M]) -> M | None:
+    """The model of the highest rank whose files are there and sound."""
+    for place in sorted(places, key=lambda place: -place.spec.rank):
+        if is_there(place):
+            try:
+                return find(place)
+            except ModelMissing as error:
+                log.warning("auto goes on to the next: %s", error)
+    return None
 
 
 def _runs(spec: SegmenterPackSpec) -> bool:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from facegraph.config import Settings
+from facegraph.errors import DatabaseError, StoreUnavailable
 from facegraph.store.opening import Opening
 from facegraph.store.server import EmbeddedServer
 from facegraph.store.store import Store
+
+log = logging.getLogger(__name__)
 
 
 def open_store(settings: Settings) -> Opening[Store]:
@@ -24,6 +28,16 @@ def open_store(settings: Settings) -> Opening[Store]:
         return await _open_embedded(settings)
 
     return Opening(opened)
+
+
+async def read_choice(settings: Settings, name: str, configured: str) -> str | None:
+    """As :meth:`Store.choice`, for a process that keeps no store; None where none is reached."""
+    try:
+        async with open_store(settings) as store:
+            return await store.choice(name, configured)
+    except (DatabaseError, StoreUnavailable) as error:
+        log.warning("going on with what is configured: %s", error)
+        return None
 
 
 async def _open_embedded(settings: Settings) -> Store:

@@ -383,6 +383,10 @@ class Store:
         """What was chosen for ``name`` while the configuration said ``configured``, or None."""
         return await self._link.read(partial(choices.get, name=name, configured=configured))
 
+    async def drop_outdated_choice(self, name: str, configured: str) -> None:
+        """Forgets what was chosen while the configuration said another thing."""
+        await self._link.write(partial(choices.drop_outdated, name=name, configured=configured))
+
     async def choose(self, name: str, value: str, configured: str) -> None:
         """Keeps ``value`` for every process, until the configuration says another thing."""
         await self._link.write(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,14 +10,12 @@ import torch
 import transformers
 from transformers import GenerationConfig
 
-from facegraph.errors import ConfigError, InvalidRequest, ModelUnavailable
+from facegraph.errors import InvalidRequest
 from facegraph.models.vision_packs import CaptionerModel
 from facegraph.types import ByteArray, CaptionOptions
 from facegraph.vision.blip_cache import ImageCache
-from facegraph.vision.blip_memory import ran_out_of_memory
 from facegraph.vision.blip_weights import WEIGHTS, load_blip
-
-Precision = Literal["auto", "fp32", "bf16"]
+from facegraph.vision.torch_device import Accelerator, Precision, open_device
 
 CPU_BATCH, GPU_BATCH = 8, 16
 
@@ -30,8 +26,6 @@ MAX_BEAMS = 16
 
 MAX_PROMPT = 1000
 """Characters; a caption has room for far fewer."""
-
-log = logging.getLogger(__name__)
 
 
 class BlipCaptioner:
@@ -46,9 +40,9 @@ class BlipCaptioner:
         model: CaptionerModel,
         *,
         threads: int = 1,
-        device: Literal["cpu", "cuda"] = "cpu",
+        accelerator: Accelerator = "cpu",
         gpu_memory_bytes: int | None = None,
-        precision: Precision = "auto",
+        precision: Precision | Literal["auto"] = "auto",
     ) -> None:
         """``threads`` and ``gpu_memory_bytes`` hold for all of torch in this process.
 
@@ -60,20 +54,12 @@ class BlipCaptioner:
         self._weights = model.file or next(
             (file for name in WEIGHTS for file in model.files if file.path.name == name), None
         )
-        self._threads = threads
-        self._device = _device(device, gpu_memory_bytes)
-        torch.set_num_threads(threads)
+        self._torch = open_device(accelerator, threads=threads, memory_bytes=gpu_memory_bytes)
+        self._device = self._torch.device
         if precision == "auto":
             precision = "bf16" if computes_bf16(self._device) else "fp32"
         self._precision = precision
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        try:
-            blip = load_blip(model, dtype)
-            self._network = blip.network.to(self._device)
-        except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError among them
-            raise ModelUnavailable(f"{model.name} cannot be loaded: it {_reason(error)}") from error
-        self._tokenizer, self._preprocessing = blip.tokenizer, blip.preprocessing
-        self._text = blip.network.config.text_config
+        self._torch.attempt(self._load, f"{model.name} cannot be loaded")
         self.name = model.name
         self.best_batch = CPU_BATCH if self._device.type == "cpu" else GPU_BATCH
         self.caption([np.zeros((1, 1, 3), np.uint8)], WARM_UP)
@@ -105,6 +91,13 @@ class BlipCaptioner:
             "precision": self._precision,
         }
 
+    def _load(self) -> None:
+        dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
+        blip = load_blip(self._model, dtype)
+        self._network = blip.network.to(self._device)
+        self._tokenizer, self._preprocessing = blip.tokenizer, blip.preprocessing
+        self._text = blip.network.config.text_config
+
     def _prompt(self, options: CaptionOptions) -> list[int]:
         """What a caption begins with: the decoder's first token and the prompt's."""
         longest = self._text.max_position_embeddings
@@ -129,18 +122,9 @@ class BlipCaptioner:
     def _generate(
         self, images: Sequence[ByteArray], prompt: list[int], options: CaptionOptions
     ) -> list[list[int]]:
-        if torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)  # it counts for the calling thread
-        try:
-            return self._run(images, prompt, options)
-        except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError among them
-            log.warning("the captioner could not run", exc_info=error)
-            reason = _reason(error)
-        # Not in the clause above: there the error still holds every tensor of the run.
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        raise ModelUnavailable(f"{self.name} {reason}")
+        return self._torch.attempt(
+            lambda: self._run(images, prompt, options), f"{self.name} could not run"
+        )
 
     @torch.inference_mode()
     def _run(
@@ -175,22 +159,3 @@ def computes_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
-
-
-def _device(name: str, memory_bytes: int | None) -> torch.device:
-    if name != "cuda":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ConfigError("accelerator: this torch finds no CUDA device")
-    device = torch.device("cuda", torch.cuda.current_device())
-    if memory_bytes is not None:
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total), device)
-    return device
-
-
-def _reason(error: Exception) -> str:
-    if ran_out_of_memory(error):
-        return "ran out of memory; fewer beams or images at once need less"
-    said = str(error).strip().split("\n", 1)[0]  # torch goes on with advice on debugging
-    return f"could not run: {said or type(error).__name__}"

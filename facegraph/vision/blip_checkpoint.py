@@ -4,8 +4,7 @@
 `model_base.pth` and its like are what pre-training ends with: a captioner that has seen smaller
 images, and beside it what only the other training losses need.
 
-A checkpoint is read as data: whatever else a pickle could hold is refused before it runs. Its names
-follow from the authors' classes; Li, Li, Xiong, Hoi: BLIP: Bootstrapping Language-Image
+The names follow from the authors' classes; Li, Li, Xiong, Hoi: BLIP: Bootstrapping Language-Image
 Pre-training for Unified Vision-Language Understanding and Generation, 2022 (arXiv 2201.12086).
 """
 
@@ -13,8 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +21,14 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import BlipConfig, BlipForConditionalGeneration
 
-from facegraph.errors import ConfigError, ModelMissing
-
-Shape = tuple[int, ...]
+from facegraph.errors import ConfigError
+from facegraph.vision.state_dicts import (
+    is_state_dict,
+    kind_of,
+    misfits,
+    phrases,
+    read_checkpoint,
+)
 
 IMAGE_SIZE = 384
 """Side of the images that BLIP's captioners take, in pixels."""
@@ -82,9 +85,6 @@ RENAMED = (
 """Parts of transformers' names in the vision encoder → the authors', which are timm's. The text
 decoder's names are BERT's in both."""
 
-NAMED = 3
-"""Offending keys that a message names before it counts the rest."""
-
 
 class Converted(NamedTuple):
     """A captioner as transformers knows it. ``config`` lacks what the vocabulary tells."""
@@ -93,14 +93,18 @@ class Converted(NamedTuple):
     state: dict[str, Tensor]
 
 
-def read_checkpoint(path: Path) -> Converted:
+def read_captioner(path: Path) -> Converted:
     """The captioner in the authors' file ``path``; weights stay on disk until they are used.
 
     Raises ModelMissing where the file is absent, damaged or holds more than weights, ConfigError
     where its keys or shapes are not a captioner's.
     """
+    root = read_checkpoint(path)
+    state = root.get("model") if isinstance(root, dict) else None
     try:
-        return convert(_read(path))
+        if not is_state_dict(state):
+            raise ConfigError('it holds no state dict under "model"')
+        return convert(state)
     except ConfigError as error:
         raise ConfigError(f"{path.name} is no checkpoint of a BLIP captioner: {error}") from None
 
@@ -114,9 +118,8 @@ def convert(state: Mapping[str, Any]) -> Converted:
     with torch.device("meta"):
         network = BlipForConditionalGeneration(config).state_dict()
     names = {original_name(name): name for name in network}
-    shapes = {key: tuple(network[name].shape) for key, name in names.items()}
-    if faults := _faults(state, shapes):
-        raise ConfigError("; ".join(faults))
+    if faults := _faults(state, {key: network[name] for key, name in names.items()}):
+        raise ConfigError(faults)
     kept = {name: state[key] for key, name in names.items() if key not in TIED}
     vision = config.vision_config
     positions = names[VISION + "pos_embed"]
@@ -149,23 +152,6 @@ def resize_positions(positions: Tensor, side: int) -> Tensor:
     return torch.cat([first, grid.flatten(2).transpose(1, 2).to(first.dtype)], dim=1)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ModelMissing(f"there is no file {path}")
-    try:
-        # Files older than PyTorch 1.6 are no archives and cannot be mapped.
-        mapped = zipfile.is_zipfile(path)
-        root = torch.load(path, weights_only=True, map_location="cpu", mmap=mapped)
-    except Exception as error:  # its readers raise anything from EOFError to UnicodeDecodeError
-        raise ModelMissing(
-            f"{path.name} is damaged, or holds something else than weights; nothing in it was run"
-        ) from error
-    state = root.get("model") if isinstance(root, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise ConfigError('it holds no state dict under "model"')
-    return state
-
-
 def _config(state: Mapping[str, Any]) -> Any:
     """What the shapes of the tensors say of the network."""
     width, _, patch, _ = _shape(state, VISION + "patch_embed.proj.weight", 4)
@@ -195,11 +181,11 @@ def _config(state: Mapping[str, Any]) -> Any:
     return BlipConfig(vision_config=vision, text_config=text)
 
 
-def _shape(state: Mapping[str, Any], key: str, dimensions: int) -> Shape:
+def _shape(state: Mapping[str, Any], key: str, dimensions: int) -> tuple[int, ...]:
     value = state.get(key)
     if not isinstance(value, Tensor) or value.ndim != dimensions:
         raise ConfigError(
-            f"missing {key}" if value is None else f"misshapen {key} ({_kind(value)})"
+            f"missing {key}" if value is None else f"misshapen {key} ({kind_of(value)})"
         )
     return tuple(value.shape)
 
@@ -209,26 +195,19 @@ def _count(state: Mapping[str, Any], prefix: str) -> int:
     return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
 
 
-def _faults(state: Mapping[str, Any], shapes: Mapping[str, Shape]) -> list[str]:
+def _faults(state: Mapping[str, Any], needed: Mapping[str, Tensor]) -> str:
     """One phrase for each way in which ``state`` does not fit; nothing where it does."""
-    lists = {
-        "missing": [key for key in shapes if key not in state and key not in TIED],
-        "unknown": [
-            key
-            for key in state
-            if key not in shapes and key != POSITION_IDS and key.split(".")[0] not in UNUSED
-        ],
-        "misshapen": [
-            f"{key} ({_kind(state[key])} instead of {_called(shape)})"
-            for key, shape in shapes.items()
-            if key in state and _kind(state[key]) != _called(shape)
-        ],
+    read = {
+        key: value
+        for key, value in state.items()
+        if key in needed or (key != POSITION_IDS and key.split(".")[0] not in UNUSED)
     }
-    if not any(lists.values()):
-        lists["unexpected values in"] = [
-            key for key, source in TIED.items() if key in state and not _same(state, key, source)
-        ] + [POSITION_IDS] * (not _counts_up(state.get(POSITION_IDS)))
-    return [f"{fault} {_first(keys)}" for fault, keys in lists.items() if keys]
+    if faults := misfits(read, needed, optional=TIED):
+        return faults
+    wrong = [key for key, source in TIED.items() if key in state and not _same(state, key, source)]
+    if not _counts_up(state.get(POSITION_IDS)):
+        wrong.append(POSITION_IDS)
+    return phrases({"unexpected values in": wrong})
 
 
 def _same(state: Mapping[str, Any], key: str, source: str) -> bool:
@@ -242,22 +221,3 @@ def _counts_up(value: object) -> bool:
     return isinstance(value, Tensor) and torch.equal(
         value.flatten(), torch.arange(value.numel(), dtype=value.dtype)
     )
-
-
-def _kind(value: object) -> str:
-    """The shape of a tensor that can be a weight, or what it is instead."""
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    if value.layout != torch.strided or not value.is_floating_point():
-        return str(value.dtype)
-    return _called(tuple(value.shape))
-
-
-def _called(shape: Shape) -> str:
-    return "×".join(map(str, shape)) or "a scalar"
-
-
-def _first(keys: Iterable[str]) -> str:
-    keys = list(keys)
-    rest = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
-    return ", ".join(keys[:NAMED]) + rest

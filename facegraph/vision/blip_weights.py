@@ -12,10 +12,11 @@ from transformers.utils import logging as transformers_logging
 
 from facegraph.errors import ConfigError, ModelMissing
 from facegraph.models.vision_packs import CaptionerModel
-from facegraph.vision.blip_checkpoint import Converted, read_checkpoint
-from facegraph.vision.blip_memory import ran_out_of_memory
+from facegraph.vision.blip_checkpoint import Converted, read_captioner
 from facegraph.vision.blip_pixels import Preprocessing, read_preprocessing
 from facegraph.vision.blip_tokenizer import BlipTokenizer, read_tokenizer
+from facegraph.vision.state_dicts import phrases
+from facegraph.vision.torch_device import first_line, ran_out_of_memory
 
 WEIGHTS = (
     "model.safetensors",
@@ -58,7 +59,7 @@ def load_blip(model: CaptionerModel, dtype: torch.dtype) -> Blip:
 
 def _of_file(path: Path, dtype: torch.dtype) -> Blip:
     tokenizer = read_tokenizer(path.parent)
-    converted = read_checkpoint(path)
+    converted = read_captioner(path)
     text = converted.config.text_config
     if tokenizer.size not in (text.vocab_size, text.bos_token_id):
         raise ConfigError(
@@ -115,26 +116,26 @@ def _built(folder: Path | None, converted: Converted, dtype: torch.dtype) -> Any
     except Exception as error:  # torch, safetensors and pickle share no base class
         if ran_out_of_memory(error):
             raise
-        raise ModelMissing(f"the weights in {source} cannot be read: {_said(error)}") from error
+        raise ModelMissing(
+            f"the weights in {source} cannot be read: {first_line(error)}"
+        ) from error
     if faults := _faults(report):
         raise ConfigError(f"the weights in {source} are no BLIP captioner's: {faults}")
     return network.eval().requires_grad_(False)
 
 
 def _faults(report: dict[str, Any]) -> str:
-    lists = {
-        "missing": report["missing_keys"],
-        "unknown": [key for key in report["unexpected_keys"] if not key.endswith(CONSTANTS)],
-        "misshapen": [key for key, *_ in report["mismatched_keys"]],
-    }
-    return "; ".join(f"{fault} {min(keys)}" for fault, keys in lists.items() if keys)
+    unknown = (key for key in report["unexpected_keys"] if not key.endswith(CONSTANTS))
+    return phrases(
+        {
+            "missing": sorted(report["missing_keys"]),
+            "unknown": sorted(unknown),
+            "misshapen": sorted(key for key, *_ in report["mismatched_keys"]),
+        }
+    )
 
 
 def _hush() -> None:
     """Neither progress bars nor advice; what matters is raised."""
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _said(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from facegraph.config import Settings
-from facegraph.errors import ConfigError
 from facegraph.models.vision_packs import CaptionerModel, SegmenterModel
 from facegraph.vision.base import Captioner, Segmenter
 
@@ -17,7 +14,7 @@ def open_segmenter(
     threads: int = 1,
     gpu_memory_bytes: int | None = None,
 ) -> Segmenter:
-    """Loads ``model``; ConfigError or ModelMissing where it cannot be."""
+    """Loads ``model``; ConfigError, ModelMissing or ModelUnavailable where it cannot be."""
     if model.kind == "yolo":
         from facegraph.vision.yolo import YoloSegmenter
 
@@ -29,20 +26,24 @@ def open_segmenter(
             concurrency=1,
             gpu_memory_bytes=gpu_memory_bytes,
         )
-    device = torch_device(settings)
     if model.kind == "yolact":
         from facegraph.vision.yolact import YolactSegmenter
 
         return YolactSegmenter(
             model,
             threads=threads,
-            device=device,
+            accelerator=settings.accelerator,
             gpu_memory_bytes=gpu_memory_bytes,
-            precision="bf16" if settings.precision == "bf16" else "f32",
+            precision="bf16" if settings.precision == "bf16" else "fp32",
         )
     from facegraph.vision.rfdetr import RfDetrSegmenter
 
-    return RfDetrSegmenter(model, threads=threads, device=device, gpu_memory_bytes=gpu_memory_bytes)
+    return RfDetrSegmenter(
+        model,
+        threads=threads,
+        accelerator=settings.accelerator,
+        gpu_memory_bytes=gpu_memory_bytes,
+    )
 
 
 def open_captioner(
@@ -52,26 +53,13 @@ def open_captioner(
     threads: int = 1,
     gpu_memory_bytes: int | None = None,
 ) -> Captioner:
-    """Loads ``model``; ConfigError or ModelMissing where it cannot be."""
+    """Loads ``model``; ConfigError, ModelMissing or ModelUnavailable where it cannot be."""
     from facegraph.vision.blip import BlipCaptioner
 
     return BlipCaptioner(
         model,
         threads=threads,
-        device=torch_device(settings),
+        accelerator=settings.accelerator,
         gpu_memory_bytes=gpu_memory_bytes,
         precision=settings.precision,
     )
-
-
-def torch_device(settings: Settings) -> Literal["cpu", "cuda"]:
-    """Where torch computes; ConfigError when CUDA is required and not there."""
-    if settings.accelerator == "cpu":
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if settings.accelerator == "cuda":
-        raise ConfigError("accelerator: cuda needs a CUDA build of PyTorch and a GPU it can use")
-    return "cpu"

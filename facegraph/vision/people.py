@@ -23,7 +23,13 @@ def persons_of(faces: Faces, segmentation: Segmentation) -> tuple[int | None, ..
 def _person_of(box: list[float], people: list[int], segmentation: Segmentation) -> int | None:
     best, most = None, 0.0
     for row in people:
+        if not _meet(box, segmentation.boxes[row].tolist()):
+            continue
         part = coverage(segmentation.masks[row], segmentation.width, segmentation.height, box)
         if part >= LEAST_COVERAGE and part > most:
             best, most = row, part
     return best
+
+
+def _meet(one: list[float], other: list[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

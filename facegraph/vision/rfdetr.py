@@ -16,18 +16,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from facegraph.errors import ConfigError, ModelMissing, ModelUnavailable
+from facegraph.errors import ConfigError
 from facegraph.models.vision_packs import SegmenterModel
 from facegraph.types import ByteArray, FloatArray, Segmentation, SegmentOptions
+from facegraph.vision.enlarging import pixels_above
 from facegraph.vision.labels import COCO_LABELS
 from facegraph.vision.masks import encode, window_of
+from facegraph.vision.state_dicts import is_state_dict, misfits, read_checkpoint
+from facegraph.vision.torch_device import Accelerator, open_device, ran_out_of_memory
 
 CLASSES = {"nano": "RFDETRSegNano", "small": "RFDETRSegSmall", "medium": "RFDETRSegMedium"}
 """The package's class for each configuration."""
@@ -38,10 +40,7 @@ COCO_IDS = tuple(number for number in range(NUMBERS) if number not in UNUSED)
 """The class of the network for each of COCO_LABELS: COCO numbers its kinds of things from 1 to 90
 and left ten numbers out."""
 
-ROWS = 256
-"""Rows of a mask made at once, so that memory does not follow the image's height."""
-
-Indices = npt.NDArray[np.intp]
+GPU_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,70 +65,71 @@ class RfDetrSegmenter:
         model: SegmenterModel,
         *,
         threads: int = 1,
-        device: Literal["cpu", "cuda"] = "cpu",
+        accelerator: Accelerator = "cpu",
         gpu_memory_bytes: int | None = None,
     ) -> None:
         """``model.file`` is a checkpoint as the package publishes and trains them.
 
-        gpu_memory_bytes: most that torch takes of the GPU in this process
-        Raises ConfigError without the package, for an unknown configuration and for a file that
-        does not fit it, ModelMissing where there is no file.
+        ``threads`` and ``gpu_memory_bytes`` hold for all of torch in this process.
+        Raises ConfigError without the package or the device, for an unknown configuration and for
+        a file that does not fit it, ModelMissing where there is no file or it is damaged,
+        ModelUnavailable where the device has no room for it.
         """
         package = _package()
         if model.config not in CLASSES:
             raise ConfigError(f"{model.name}: config is {model.config!r}, not {', '.join(CLASSES)}")
-        torch.set_num_threads(threads)
-        # OpenCV, too, would take every core of the machine for each of its calls.
-        cv2.setNumThreads(threads)
-        if device == "cuda" and gpu_memory_bytes is not None:
-            total = torch.cuda.get_device_properties(0).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, gpu_memory_bytes / total))
-        weights = _weights(model.file.path)
-        network = _filled(getattr(package, CLASSES[model.config]), weights, model, device)
-        self.name = model.name
-        self.best_batch = 8 if device == "cuda" else 1
         self._model = model
-        self._device = device
-        self._side = int(network.model.resolution)
-        self._mean = np.array(network.means, np.float32)
-        self._std = np.array(network.stds, np.float32)
-        self._run = _ready(network)
+        self._torch = open_device(accelerator, threads=threads, memory_bytes=gpu_memory_bytes)
+        self._device = self._torch.device
+        build = getattr(package, CLASSES[model.config])
+        self._torch.attempt(lambda: self._load(build), f"{model.name} cannot be loaded")
+        self.name = model.name
+        self.best_batch = 1 if self._device.type == "cpu" else GPU_BATCH
 
     def segment(
         self, images: Sequence[ByteArray], options: Sequence[SegmentOptions]
     ) -> list[Segmentation]:
         """See :meth:`facegraph.vision.base.Segmenter.segment`."""
-        found = []
-        for start in range(0, len(images), self.best_batch):
-            batch = images[start : start + self.best_batch]
-            for row, queries in enumerate(self._look(batch), start):
-                height, width = images[row].shape[:2]
-                found.append(read(queries, options[row], width, height, self.name))
-        return found
+        pairs = list(zip(images, options, strict=True))
+        size = self.best_batch
+        batches = [pairs[at : at + size] for at in range(0, len(pairs), size)]
+        return self._torch.attempt(
+            lambda: [found for batch in batches for found in self._run(batch)],
+            f"{self.name} could not run",
+        )
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`facegraph.vision.base.Segmenter.describe`."""
         return {
             "kind": self._model.kind,
-            "name": self.name,
+            "pack": self.name,
             "config": self._model.config,
             "file": self._model.file.name,
             "sha256": self._model.file.sha256,
             "licence": self._model.licence.name,
             "engine": f"rfdetr {metadata.version('rfdetr')}",
-            "provider": self._device,
-            "precision": "float32",
+            "provider": self._device.type,
+            "precision": "fp32",
         }
 
-    def _look(self, images: Sequence[ByteArray]) -> list[Queries]:
-        batch = np.stack([self._blob(image) for image in images])
-        try:
-            with torch.inference_mode():
-                boxes, logits, masks = self._run(torch.from_numpy(batch).to(self._device))
-                parts = [part.float().cpu().numpy() for part in (logits.sigmoid(), boxes, masks)]
-        except RuntimeError as error:  # memory of a GPU that ran out, for one
-            raise ModelUnavailable(f"the model could not run: {error}") from error
-        return [Queries(*row) for row in zip(*parts, strict=True)]
+    def _load(self, build: Any) -> None:
+        model = _filled(build, _weights(self._model.file.path), self._model, self._device.type)
+        # Otherwise every layer of the decoder would make masks of its own, for training.
+        model.inference(compile=False, inplace=True)
+        self._network = model.model.inference_model
+        self._side = int(model.model.resolution)
+        self._mean = np.array(model.means, np.float32)
+        self._std = np.array(model.stds, np.float32)
+
+    @torch.inference_mode()
+    def _run(self, pairs: list[tuple[ByteArray, SegmentOptions]]) -> list[Segmentation]:
+        batch = np.stack([self._blob(image) for image, _ in pairs])
+        boxes, logits, masks = self._network(torch.from_numpy(batch).to(self._device))
+        parts = [part.float().cpu().numpy() for part in (logits.sigmoid(), boxes, masks)]
+        return [
+            read(Queries(*row), options, image.shape[1], image.shape[0], self.name)
+            for (image, options), *row in zip(pairs, *parts, strict=True)
+        ]
 
     def _blob(self, rgb: ByteArray) -> FloatArray:
         """(h, w, 3) uint8 RGB → (3, side, side) float32, stretched as in training."""
@@ -175,27 +175,9 @@ def _corners(boxes: FloatArray, width: int, height: int) -> FloatArray:
 
 def _mask(grid: FloatArray, box: FloatArray, width: int, height: int) -> bytes:
     """Run lengths of the part of a (h, w) mask in ``box``, bilinear between the cells' centres."""
-    left, top, right, bottom = window_of(box, width, height)
-    first, second, weight = _between(left, right, width, grid.shape[1])
-    wide = grid[:, first] * (1 - weight) + grid[:, second] * weight
-    first, second, weight = _between(top, bottom, height, grid.shape[0])
-    crop = np.empty((bottom - top, right - left), np.bool_)
-    for start in range(0, len(crop), ROWS):
-        band = slice(start, start + ROWS)
-        lower = weight[band, None]
-        crop[band] = wide[first[band]] * (1 - lower) + wide[second[band]] * lower > 0
-    return encode(crop, left, top, width, height)
-
-
-def _between(start: int, stop: int, pixels: int, cells: int) -> tuple[Indices, Indices, FloatArray]:
-    """For each pixel of ``start``..``stop`` the cells whose centres it lies between, and how far.
-
-    ``cells`` cover ``pixels``; beyond the outermost centres the outermost cell holds.
-    """
-    place = (np.arange(start, stop) + 0.5) * cells / pixels - 0.5
-    place = np.clip(place, 0, cells - 1)
-    first = place.astype(np.intp)
-    return first, np.minimum(first + 1, cells - 1), (place - first).astype(np.float32)
+    window = window_of(box, width, height)
+    crop = pixels_above(0, grid, window, width, height)
+    return encode(crop, window[0], window[1], width, height)
 
 
 def _package() -> Any:
@@ -219,19 +201,10 @@ def _package() -> Any:
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:
     """The parameters in a checkpoint, read without running anything that a pickle may hold."""
-    if not path.is_file():
-        raise ModelMissing(f"there is no file {path}")
-    try:
-        # What else stands in a checkpoint: the settings it was trained with.
-        with torch.serialization.safe_globals([argparse.Namespace, types.SimpleNamespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # its exceptions share no public base class
-        raise ConfigError(
-            f"{path.name} is no checkpoint that is safe to read: it is damaged or holds more than "
-            f"tensors and settings ({type(error).__name__})"
-        ) from error
+    # What else stands in a checkpoint: the settings it was trained with.
+    checkpoint = read_checkpoint(path, argparse.Namespace, types.SimpleNamespace)
     weights = checkpoint.get("model") if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
+    if not is_state_dict(weights) or not all(map(torch.is_tensor, weights.values())):
         raise ConfigError(f"{path.name} is no RF-DETR checkpoint: it has no parameters in 'model'")
     return weights
 
@@ -250,26 +223,16 @@ def _filled(
         torch.save({"model": weights}, path)
         try:
             network = build(pretrain_weights=str(path), device=device)
-        except Exception as error:  # as above
+        except Exception as error:  # torch's and the package's share no base class
+            if ran_out_of_memory(error):
+                raise
             raise _unfit(model, str(error)) from error
     # It fills what it can: the rest would stay random, or be stretched to another size.
-    for name, parameter in network.model.model.named_parameters():
-        if name not in weights:
-            raise _unfit(model, f"{name} is missing")
-        if weights[name].shape != parameter.shape:
-            shapes = f"{tuple(weights[name].shape)}, expected {tuple(parameter.shape)}"
-            raise _unfit(model, f"{name} is {shapes}")
+    parameters = dict(network.model.model.named_parameters())
+    used = {name: weights[name] for name in parameters if name in weights}
+    if faults := misfits(used, parameters):
+        raise _unfit(model, faults)
     return network
-
-
-def _ready(network: Any) -> Any:
-    """What runs: normalised images (n, 3, side, side) → boxes, logits, masks of each query."""
-    try:
-        # Otherwise every layer of the decoder would make masks of its own, for training.
-        network.inference(compile=False, inplace=True)
-    except RuntimeError as error:  # memory of a GPU that does not suffice, for one
-        raise ConfigError(f"rfdetr cannot use its device: {error}") from error
-    return network.model.inference_model
 
 
 def _unfit(model: SegmenterModel, reason: str) -> ConfigError:

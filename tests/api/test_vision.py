@@ -153,3 +153,23 @@ async def test_slow_captions_leave_room_for_faces(
     assert (await client.post("/v1/segmentations", **image(1))).status_code == 200
     go_on.set()
     assert (await waiting[0]).status_code == 200  # an inventory
+
+
+async def test_too_many_pngs_are_refused(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facegraph.api.v1.vision.MOST_PNG_PIXELS", 3 * 200 * 100 - 1)
+    response = await client.post("/v1/segmentations?masks=png", **image(1, 2))
+    assert problem(response) == (400, "invalid_request")
+    assert "ask for masks=rle" in response.json()["detail"]
+    analysis = await client.post("/v1/analyze?masks=png&features=segmentation,faces", **image(1, 2))
+    assert analysis.json()["segmentation"]["problem"]["code"] == "invalid_request"
+    assert len(analysis.json()["faces"]["faces"]) == 2
+    assert (await client.post("/v1/segmentations?masks=png", **image(1))).status_code == 200
+
+
+async def test_models_tells_every_pack_and_its_licence(client: httpx.AsyncClient) -> None:
+    packs = {pack["name"]: pack for pack in (await client.get("/v1/models")).json()["packs"]}
+    assert packs["yolov5s-seg"]["licence"] == {"name": "GPL-3.0", "permissive": False}
+    assert (packs["blip-base"]["for"], packs["opencv"]["installed"]) == ("captioner", True)
+    assert len(packs["yolov5s-seg"]["files"][0]["sha256"]) == 64

@@ -99,6 +99,7 @@ async def test_nothing_found_is_a_black_picture(client: httpx.AsyncClient) -> No
         ([], 'Bad request. Your request is missing "image".'),
         ({"image": uri(1), "top_k": 0}, '"top_k" must be a whole number from 1'),
         ({"image": uri(1), "top_k": 1.5}, '"top_k" must be a whole number from 1'),
+        ({"image": uri(1), "top_k": "inf"}, '"top_k" must be a whole number from 1'),
         ({"image": uri(1), "top_k": "many"}, "must be numbers"),
         ({"image": uri(1), "score_threshold": 2}, "from 0 to 1"),
         ({"image": uri(1), "score_threshold": "nan"}, "from 0 to 1"),

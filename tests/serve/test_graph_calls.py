@@ -21,6 +21,7 @@ from facegraph.errors import (
     ModelUnavailable,
     Overloaded,
     TimedOut,
+    Unavailable,
 )
 from facegraph.types import CaptionOptions, Detection, Faces, Segmentation, SegmentOptions
 
@@ -80,7 +81,7 @@ def task_error(cause: Exception) -> Exception:
 async def test_the_result_is_passed_on_with_positional_arguments() -> None:
     handle = FakeHandle(DETECTION)
     assert await make(handle).detect(b"image", max_faces=3, crops=True) is DETECTION
-    assert handle.calls == [(b"image", 3, True)]
+    assert handle.calls == [(b"image", 3, True, None)]
 
 
 async def test_our_error_arrives_as_it_was_raised() -> None:
@@ -173,13 +174,39 @@ async def test_a_slow_replica_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
     assert await make(handle).segment(b"", SegmentOptions()) is SEEN
 
 
+class FakeHungHandle(FakeHandle):
+    """A deployment whose replicas do not answer."""
+
+    async def results_async(self, **_: Any) -> list[Any]:
+        raise TimeoutError
+
+
+@pytest.mark.parametrize(
+    ("hung", "fails"), [("detector", True), ("segmenter", False), ("captioner", False)]
+)
+async def test_vision_that_hangs_is_described_and_the_rest_is_ready(hung: str, fails: bool) -> None:
+    handles: dict[str, Any] = {
+        name: FakeHandle(replicas=[{"replica": name}]) for name in Handles._fields
+    }
+    handles[hung] = FakeHungHandle()
+    serve_graph = ServeGraph(Handles(**handles), 30.0)
+    if fails:
+        with pytest.raises(TimedOut):
+            await serve_graph.describe()
+        return
+    described = await serve_graph.describe()
+    assert described["detector"] == [{"replica": "detector"}]
+    assert described[hung] == [{"loaded": [], "problem": f"the {hung} did not answer within 4 s"}]
+
+
 @pytest.mark.parametrize(
     ("replicas", "expected"),
     [
         ([None, None], None),
         ([None, ActorDiedError()], None),  # what comes in its place is told by every request
-        ([ActorDiedError()], ModelUnavailable),
-        ([], ModelUnavailable),
+        ([ActorDiedError()], Unavailable),
+        ([], Unavailable),
+        ([None, task_error(RuntimeError("CUDA error"))], FacegraphError),
         ([None, task_error(InvalidRequest("no such model"))], InvalidRequest),
     ],
 )

@@ -25,3 +25,7 @@ async def test_another_configuration_takes_over(database_url: str) -> None:
     async with Store.open(database_url) as store:
         await store.choose("segmenter", "yolact_base", "auto")
         assert await store.choice("segmenter", "yolact_im700") is None
+        await store.drop_outdated_choice("segmenter", "auto")
+        assert await store.choice("segmenter", "auto") == "yolact_base"
+        await store.drop_outdated_choice("segmenter", "yolact_im700")
+        assert await store.choice("segmenter", "auto") is None

@@ -26,7 +26,7 @@ from facegraph.errors import (
     ModelUnavailable,
 )
 from facegraph.types import ByteArray, CaptionOptions
-from facegraph.vision import blip
+from facegraph.vision import torch_device
 from facegraph.vision.blip import BlipCaptioner, computes_bf16
 from tests.blip_making import IMAGE_SIZE, WORDS, file_model, folder_model, make_tiny_blip
 
@@ -248,7 +248,7 @@ def test_the_error_holds_no_tensor_of_the_run(
         held.append(weakref.ref(encoder_hidden_states))
         raise MemoryError
 
-    monkeypatch.setattr(blip.log, "disabled", True)  # pytest keeps what is logged
+    monkeypatch.setattr(torch_device.log, "disabled", True)  # pytest keeps what is logged
     monkeypatch.setattr(captioner._network.text_decoder.bert, "forward", forward)
     with pytest.raises(ModelUnavailable) as caught:
         captioner.caption(pictures(), CaptionOptions())
@@ -312,7 +312,7 @@ def test_threads_hold_for_the_thread_that_calls(folder: Path) -> None:
 def test_cuda_that_is_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no CUDA device"):
-        BlipCaptioner(folder_model(folder), device="cuda")
+        BlipCaptioner(folder_model(folder), accelerator="cuda")
 
 
 def test_nothing_is_fetched_or_printed(

@@ -15,7 +15,7 @@ from transformers import BlipForConditionalGeneration
 from facegraph.errors import ConfigError, ModelMissing
 from facegraph.types import CaptionOptions
 from facegraph.vision.blip import BlipCaptioner
-from facegraph.vision.blip_checkpoint import convert, read_checkpoint, resize_positions
+from facegraph.vision.blip_checkpoint import convert, read_captioner, resize_positions
 from tests.blip_making import WORDS, file_model, write_vocabulary
 
 pytestmark = pytest.mark.unit
@@ -308,18 +308,18 @@ def save(tmp_path: Path, root: object) -> Path:
 @pytest.mark.parametrize("root", [{"weights": {}}, {"model": [1]}, [1, 2], {"model": {1: 2}}])
 def test_a_file_without_a_state_dict(tmp_path: Path, root: object) -> None:
     with pytest.raises(ConfigError, match=r'model_base\.pth .* state dict under "model"'):
-        read_checkpoint(save(tmp_path, root))
+        read_captioner(save(tmp_path, root))
 
 
 def test_a_file_that_is_absent_cut_or_empty(tmp_path: Path) -> None:
     path = tmp_path / "model_base.pth"
     with pytest.raises(ModelMissing, match=r"no file .*model_base\.pth"):
-        read_checkpoint(path)
+        read_captioner(path)
     content = save(tmp_path, {"model": captioner()}).read_bytes()
     for cut in (content[: len(content) // 2], b"", b"not weights"):
         path.write_bytes(cut)
         with pytest.raises(ModelMissing, match=r"model_base\.pth is damaged"):
-            read_checkpoint(path)
+            read_captioner(path)
 
 
 def test_the_vocabulary_has_to_lie_beside(tmp_path: Path) -> None:

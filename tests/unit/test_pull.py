@@ -575,7 +575,7 @@ def test_captioner_pack_from_the_hub(
     (model.folder / "model.safetensors").write_bytes(b"bit rot")
     assert command(tmp_path, "verify", "small-blip") == 1
     with pytest.raises(ModelMissing, match=r"model\.safetensors is damaged"):
-        find_captioner(settings, "auto")
+        find_captioner(settings, "small-blip")
     assert command(tmp_path, "pull", "small-blip") == 0
     assert find_captioner(settings, "auto") == model
 

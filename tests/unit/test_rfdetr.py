@@ -9,8 +9,11 @@ import argparse
 import hashlib
 import math
 import pickle
+import re
 import socket
 import sys
+import types
+from collections.abc import Callable
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,16 +23,16 @@ import numpy as np
 import pytest
 import torch
 
-from facegraph.errors import ConfigError, ModelMissing
+from facegraph.errors import ConfigError, ModelMissing, ModelUnavailable
 from facegraph.models.places import Licence, ModelFile
 from facegraph.models.vision_packs import SegmenterModel
 from facegraph.types import ByteArray, SegmentOptions
+from facegraph.vision.enlarging import TILE
 from facegraph.vision.labels import COCO_LABELS
 from facegraph.vision.masks import decode, window_of
 from facegraph.vision.rfdetr import (
     CLASSES,
     COCO_IDS,
-    ROWS,
     Queries,
     RfDetrSegmenter,
     _weights,
@@ -130,7 +133,7 @@ class TestRead:
             assert np.array_equal(decode(found.masks[row], width, height), mask)
         assert (found.width, found.height, found.model) == (width, height, "m")
 
-    @pytest.mark.parametrize("size", [(1, 1), (3, 1), (1, 900), (7, 5), (40, 2 * ROWS + 3)])
+    @pytest.mark.parametrize("size", [(1, 1), (3, 1), (1, 900), (7, 5), (40, 2 * TILE + 3)])
     def test_masks_of_any_image_size(self, size: tuple[int, int]) -> None:
         width, height = size
         seen = queries(3, seed=7)
@@ -250,14 +253,14 @@ class TestFiles:
         path, trace = tmp_path / "bomb.pth", tmp_path / "trace"
         document = {"model": {"a": torch.zeros(1)}, "args": Bomb(trace)}
         torch.save(document, path, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(ConfigError, match=r"bomb\.pth is no checkpoint that is safe to read"):
+        with pytest.raises(ModelMissing, match=r"bomb\.pth is damaged, or holds something else"):
             _weights(path)
         assert not trace.exists()
 
     def test_plain_pickle_bomb_is_refused(self, tmp_path: Path) -> None:
         path, trace = tmp_path / "bomb.pth", tmp_path / "trace"
         path.write_bytes(pickle.dumps({"model": Bomb(trace)}))
-        with pytest.raises(ConfigError, match="safe to read"):
+        with pytest.raises(ModelMissing, match="nothing in it was run"):
             _weights(path)
         assert not trace.exists()
 
@@ -265,7 +268,7 @@ class TestFiles:
     def test_damaged_files(self, content: bytes, tmp_path: Path) -> None:
         path = tmp_path / "damaged.pth"
         path.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"damaged\.pth is no checkpoint"):
+        with pytest.raises(ModelMissing, match=r"damaged\.pth is damaged, or"):
             _weights(path)
 
     @pytest.mark.parametrize(
@@ -294,6 +297,100 @@ def test_package_that_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.delitem(sys.modules, "rfdetr", raising=False)
     with pytest.raises(ConfigError, match=r"of one build\? operator torchvision::nms"):
         RfDetrSegmenter(segmenter_model(tmp_path / "absent.pth"))
+
+
+class FakePackageModel:
+    """As the package's models look from outside; sees one person, who fills the image."""
+
+    means = stds = (0.5, 0.5, 0.5)
+    resolution = 8
+
+    def __init__(self, pretrain_weights: str, device: str) -> None:
+        self.model = self
+        self.weights = torch.load(pretrain_weights, weights_only=True)["model"]
+
+    def named_parameters(self) -> list[tuple[str, torch.Tensor]]:
+        return [(name, torch.zeros(91)) for name in ("class_embed.bias", "head.bias")]
+
+    def inference(self, **_: bool) -> None:
+        pass
+
+    def inference_model(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        count = len(images)
+        logits = torch.full((count, 1, 91), -9.0)
+        logits[:, :, 1] = 9
+        boxes = torch.tensor([0.5, 0.5, 1.0, 1.0]).expand(count, 1, 4)
+        return boxes, logits, torch.ones(count, 1, 4, 4)
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SegmenterModel:
+    """A model for the package, and in the package's place :class:`FakePackageModel`."""
+    package = types.ModuleType("rfdetr")
+    package.RFDETRSegNano = FakePackageModel  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rfdetr", package)
+    path = tmp_path / "fake.pth"
+    names = ("class_embed.bias", "head.bias", "trained.only")
+    torch.save({"model": {name: torch.zeros(91) for name in names}}, path)
+    return segmenter_model(path)
+
+
+class TestFakePackage:
+    def test_pictures_become_objects(self, fake: SegmenterModel) -> None:
+        segmenter = RfDetrSegmenter(fake)
+        found = segmenter.segment([noise(6, 9), noise(2, 3)], [SegmentOptions()] * 2)
+        assert [each.labels for each in found] == [("person",)] * 2
+        assert [each.boxes.tolist() for each in found] == [[[0, 0, 9, 6]], [[0, 0, 3, 2]]]
+
+    @pytest.mark.parametrize(
+        ("name", "weight", "fault"),
+        [
+            ("head.bias", None, "missing head.bias"),
+            ("head.bias", torch.zeros(7), "misshapen head.bias (7 instead of 91)"),
+            ("class_embed.bias", torch.zeros(4), "class_embed.bias is (4,), expected (91,)"),
+        ],
+    )
+    def test_faults_are_named(
+        self, fake: SegmenterModel, name: str, weight: torch.Tensor | None, fault: str
+    ) -> None:
+        changed(fake.file.path, fake.file.path, **{name: weight})
+        with pytest.raises(ConfigError, match=f"for COCO: {re.escape(fault)}$"):
+            RfDetrSegmenter(fake)
+
+    @pytest.mark.parametrize("step", ["__init__", "inference"])
+    @pytest.mark.parametrize(
+        "error", [MemoryError(), RuntimeError("CUDA error: out of memory\nadvice")]
+    )
+    def test_no_memory_to_load(
+        self, fake: SegmenterModel, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+    ) -> None:
+        monkeypatch.setattr(FakePackageModel, step, raising(error))
+        said = "^rfdetr-seg-nano cannot be loaded: it ran out of memory$"
+        with pytest.raises(ModelUnavailable, match=said):
+            RfDetrSegmenter(fake)
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (MemoryError(), "it ran out of memory"),
+            (torch.OutOfMemoryError("CUDA out of memory."), "it ran out of memory"),
+            (RuntimeError("sizes differ\nadvice"), "sizes differ"),
+        ],
+    )
+    def test_a_run_that_fails(
+        self, fake: SegmenterModel, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+    ) -> None:
+        segmenter = RfDetrSegmenter(fake)
+        monkeypatch.setattr(segmenter, "_network", raising(error))
+        with pytest.raises(ModelUnavailable, match=f"^rfdetr-seg-nano could not run: {reason}$"):
+            segmenter.segment([noise(4, 4)], [SegmentOptions()])
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def run(*_: object, **__: object) -> None:
+        raise error
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -406,21 +503,21 @@ class TestPackage:
         assert segmenter.name == "rfdetr-seg-nano"
         assert segmenter.describe() == {
             "kind": "rfdetr",
-            "name": "rfdetr-seg-nano",
+            "pack": "rfdetr-seg-nano",
             "config": "nano",
             "file": "nano.pth",
             "sha256": model.file.sha256,
             "licence": "Apache-2.0",
             "engine": f"rfdetr {metadata.version('rfdetr')}",
             "provider": "cpu",
-            "precision": "float32",
+            "precision": "fp32",
         }
 
     @pytest.mark.parametrize(
         ("changes", "reason"),
         [
             ({"class_embed__bias": None}, "class_embed.bias is (0,)"),
-            ({"segmentation_head__bias": None}, "segmentation_head.bias is missing"),
+            ({"segmentation_head__bias": None}, "missing segmentation_head.bias"),
             (
                 {"class_embed__bias": torch.zeros(4), "class_embed__weight": torch.zeros(4, 256)},
                 "class_embed.bias is (4,), expected (91,)",
@@ -459,7 +556,7 @@ class TestPackage:
         with pytest.raises(ModelMissing, match=r"there is no file .*rf-detr-seg-nano\.pt"):
             RfDetrSegmenter(segmenter_model(path))
         torch.save({"model": {}, "args": Bomb(trace)}, path)
-        with pytest.raises(ConfigError, match="safe to read"):
+        with pytest.raises(ModelMissing, match="nothing in it was run"):
             RfDetrSegmenter(segmenter_model(path))
         assert not trace.exists()
 

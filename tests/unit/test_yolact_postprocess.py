@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 
 from facegraph.types import FloatArray, SegmentOptions
+from facegraph.vision import enlarging
 from facegraph.vision.masks import Window
-from facegraph.vision.yolact import assembly
 from facegraph.vision.yolact.assembly import assemble
 from facegraph.vision.yolact.configs import CONFIGS
 from facegraph.vision.yolact.postprocess import (
@@ -285,7 +285,7 @@ class TestAssemble:
     def test_tiles_leave_no_seam(self, monkeypatch: pytest.MonkeyPatch) -> None:
         prototypes, coefficients = mix(3, 20, 20)
         expected = assemble(prototypes, coefficients, (0, 0, 100, 90), 100, 90)
-        monkeypatch.setattr(assembly, "TILE", 7)
+        monkeypatch.setattr(enlarging, "TILE", 7)
         found = assemble(prototypes, coefficients, (0, 0, 100, 90), 100, 90)
         np.testing.assert_array_equal(found, expected)
 

@@ -195,14 +195,34 @@ def test_a_run_that_fails_is_model_unavailable(
     assert "advice" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ("to_empty", RuntimeError("DefaultCPUAllocator: can't allocate memory")),
+        ("load_state_dict", RuntimeError("not enough memory: you tried to allocate 9 bytes.")),
+        ("speed_up", MemoryError()),
+        ("to", torch.OutOfMemoryError("CUDA out of memory.")),
+    ],
+)
 def test_a_network_that_does_not_fit_is_model_unavailable(
+    model: SegmenterModel, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Yolact, step, fail)
+    with pytest.raises(ModelUnavailable, match=r"^yolact-tiny cannot be loaded: it ran out of"):
+        YolactSegmenter(model)
+
+
+def test_no_memory_to_read_is_no_damaged_file(
     model: SegmenterModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
 
-    monkeypatch.setattr(Yolact, "to", fail)
-    with pytest.raises(ModelUnavailable, match=r"^yolact-tiny could not be loaded: CUDA out"):
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(ModelUnavailable, match=r"cannot be loaded: it ran out of memory$"):
         YolactSegmenter(model)
 
 
@@ -215,7 +235,7 @@ def test_threads_are_those_asked_for(model: SegmenterModel) -> None:
         torch.set_num_threads(before)
 
 
-def test_bf16_stays_near_f32(model: SegmenterModel, segmenter: YolactSegmenter) -> None:
+def test_bf16_stays_near_fp32(model: SegmenterModel, segmenter: YolactSegmenter) -> None:
     rounded = YolactSegmenter(model, precision="bf16")
     assert rounded.describe()["precision"] == "bf16"
     image = picture(96, 96)
@@ -236,7 +256,7 @@ def test_description(segmenter: YolactSegmenter) -> None:
         "licence": "MIT",
         "engine": "torch",
         "provider": "cpu",
-        "precision": "f32",
+        "precision": "fp32",
     }
     assert (segmenter.name, segmenter.best_batch) == ("yolact-tiny", 1)
 
@@ -249,4 +269,4 @@ def test_an_unknown_configuration_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_that_is_not_there_is_refused(model: SegmenterModel) -> None:
     with pytest.raises(ConfigError, match="finds no CUDA device"):
-        YolactSegmenter(model, device="cuda")
+        YolactSegmenter(model, accelerator="cuda")

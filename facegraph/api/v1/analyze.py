@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -15,11 +14,16 @@ from facegraph.api.problems import problem
 from facegraph.api.schemas import (
     AnalyzeAnswer,
     Part,
+    SegmentationAnswer,
     detect_answer,
-    segmentation_answer,
 )
 from facegraph.api.v1.search import search_answer
-from facegraph.api.v1.vision import VISION_ERRORS, CaptionParams, SegmentationParams
+from facegraph.api.v1.vision import (
+    VISION_ERRORS,
+    CaptionParams,
+    SegmentationParams,
+    segmentation_of,
+)
 from facegraph.errors import (
     CollectionNotFound,
     ContractMismatch,
@@ -27,7 +31,7 @@ from facegraph.errors import (
     GalleryBehind,
     StoreUnavailable,
 )
-from facegraph.types import Consistency, Detection
+from facegraph.types import Consistency, Detection, Segmentation
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -74,7 +78,7 @@ class AnalyzeParams(CaptionParams, SegmentationParams):
         StoreUnavailable,
     ),
 )
-async def analyse(call: Call[AnalyzeParams]) -> AnalyzeAnswer:
+async def analyze_picture(call: Call[AnalyzeParams]) -> AnalyzeAnswer:
     """Faces, search, caption and masks of one picture, the work done side by side.
 
     Each part is what its own endpoint would answer. With faces and masks both asked for, every
@@ -82,10 +86,10 @@ async def analyse(call: Call[AnalyzeParams]) -> AnalyzeAnswer:
     `{"problem": …}` and the others answer; where every part fails, the first problem is the answer.
     """
     analysis = await analyze(call.service, call.images[0], call.params.question())
-    return await asyncio.to_thread(_answer, call, analysis)
+    return await _answer(call, analysis)
 
 
-def _answer(call: Call[AnalyzeParams], analysis: Analysis) -> AnalyzeAnswer:
+async def _answer(call: Call[AnalyzeParams], analysis: Analysis) -> AnalyzeAnswer:
     wanted, answer = call.params.features, AnalyzeAnswer()
     detection, persons = analysis.detection, analysis.persons
     if "faces" in wanted and detection is not None:
@@ -105,10 +109,19 @@ def _answer(call: Call[AnalyzeParams], analysis: Analysis) -> AnalyzeAnswer:
             analysis.caption, lambda said: {"caption": said.text, "model": said.model}
         )
     if analysis.segmentation is not None:
-        answer["segmentation"] = _part(
-            analysis.segmentation, lambda seen: segmentation_answer(seen, call.params.masks)
-        )
+        answer["segmentation"] = await _segmentation(call, analysis.segmentation)
     return answer
+
+
+async def _segmentation(
+    call: Call[AnalyzeParams], seen: Segmentation | FacegraphError
+) -> SegmentationAnswer | Part:
+    try:
+        if isinstance(seen, FacegraphError):
+            raise seen
+        return await segmentation_of(call.service, seen, call.params.masks)
+    except FacegraphError as error:
+        return {"problem": problem(error)}
 
 
 def _part(outcome: T | FacegraphError, answer: Callable[[T], A]) -> A | Part:
@@ -130,4 +143,4 @@ def _with_persons(answer: Any, persons: Sequence[int | None]) -> Any:
     return {**answer, "faces": [{**face, "person": person} for face, person in faces]}
 
 
-ENDPOINTS = (analyse,)
+ENDPOINTS = (analyze_picture,)

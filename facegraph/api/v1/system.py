@@ -10,17 +10,20 @@ from typing import Any
 from facegraph import __version__
 from facegraph.api.endpoint import Call, NoParams, endpoint
 from facegraph.api.schemas import AnyAnswer, contract_answer
+from facegraph.config import Settings
 from facegraph.errors import FacegraphError, Unavailable
 from facegraph.models.packs import FacePack
+from facegraph.models.places import is_there, known_packs
 
 READY_TIMEOUT_S = 5.0
 
 
 @endpoint("GET", "/v1/models", answer=AnyAnswer, params=NoParams)
 async def models(call: Call[NoParams]) -> Mapping[str, Any]:
-    """The face pack with its files, digests and licence, and what runs each model."""
+    """Every known pack with its licence and digests, the face pack, and what runs each model."""
     pack = call.service.pack
     return {
+        "packs": await asyncio.to_thread(_packs, call.service.settings),
         "face_pack": _pack(pack),
         "contract": contract_answer(call.service.contract),
         "running": await _running(call),
@@ -104,6 +107,24 @@ def _pack(pack: FacePack) -> dict[str, Any]:
         "calibration": asdict(pack.calibration),
         "files": [{"name": file.name, "sha256": file.sha256} for file in pack.files],
     }
+
+
+def _packs(settings: Settings) -> list[dict[str, Any]]:
+    """What `facegraph models list` tells, of the ingress's machine."""
+    return [
+        {
+            "name": place.spec.name,
+            "for": place.spec.purpose,
+            "summary": place.spec.summary,
+            "licence": {
+                "name": place.spec.licence.name,
+                "permissive": place.spec.licence.permissive,
+            },
+            "installed": is_there(place),
+            "files": [{"name": file.name, "sha256": file.sha256} for file in place.spec.files],
+        }
+        for place in known_packs(settings).values()
+    ]
 
 
 def _say(error: BaseException) -> str:

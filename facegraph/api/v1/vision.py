@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -11,13 +10,18 @@ from facegraph.api.endpoint import Call, Params, endpoint
 from facegraph.api.fields import no_control_characters
 from facegraph.api.schemas import CaptionAnswer, MaskForm, SegmentationAnswer, segmentation_answer
 from facegraph.api.v1.faces import IMAGE_ERRORS
-from facegraph.errors import ModelUnavailable
+from facegraph.errors import InvalidRequest, ModelUnavailable
+from facegraph.service import Service
 from facegraph.types import (
     DEFAULT_CAPTION,
     DEFAULT_SEGMENT,
     CaptionOptions,
+    Segmentation,
     SegmentOptions,
 )
+
+MOST_PNG_PIXELS = 500_000_000
+"""Of all masks of an answer together: some five seconds."""
 
 VISION_ERRORS = (*IMAGE_ERRORS, ModelUnavailable)
 
@@ -94,8 +98,20 @@ async def caption(call: Call[CaptionParams]) -> CaptionAnswer:
 async def segment(call: Call[SegmentationParams]) -> SegmentationAnswer:
     """Objects of COCO's 80 kinds with their masks, best score first; none is an empty list."""
     seen = await call.service.segment(call.images[0], call.params.segment_options())
-    form: MaskForm = call.params.masks
-    return await asyncio.to_thread(segmentation_answer, seen, form)
+    return await segmentation_of(call.service, seen, call.params.masks)
+
+
+async def segmentation_of(
+    service: Service, seen: Segmentation, form: MaskForm
+) -> SegmentationAnswer:
+    """The answer; PNG masks take a while to make, so beside the event loop, and not any number."""
+    if form != "png":
+        return segmentation_answer(seen, form)
+    if len(seen) * seen.width * seen.height > MOST_PNG_PIXELS:
+        raise InvalidRequest(
+            f"{len(seen)} masks of {seen.width}×{seen.height} are too many PNGs; ask for masks=rle"
+        )
+    return await service.pixels.run(segmentation_answer, seen, form)
 
 
 ENDPOINTS = (caption, segment)

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from facegraph.errors import ConfigError, ModelUnavailable
+from facegraph.errors import ConfigError
 from facegraph.models.vision_packs import SegmenterModel
 from facegraph.types import ByteArray, FloatArray, Segmentation, SegmentOptions
 from facegraph.vision.labels import COCO_LABELS
 from facegraph.vision.masks import encode, window_of
+from facegraph.vision.torch_device import Accelerator, Precision, open_device
 from facegraph.vision.yolact.assembly import assemble
 from facegraph.vision.yolact.checkpoint import load_network
 from facegraph.vision.yolact.configs import CONFIGS
 from facegraph.vision.yolact.network import Output
 from facegraph.vision.yolact.postprocess import Objects, find_objects
 from facegraph.vision.yolact.priors import make_priors
-
-Precision = Literal["f32", "bf16"]
 
 MEAN = (123.68, 116.78, 103.94)
 STD = (58.40, 57.12, 57.38)
@@ -39,9 +38,9 @@ class YolactSegmenter:
         model: SegmenterModel,
         *,
         threads: int = 1,
-        device: Literal["cpu", "cuda"] = "cpu",
+        accelerator: Accelerator = "cpu",
         gpu_memory_bytes: int | None = None,
-        precision: Precision = "f32",
+        precision: Precision = "fp32",
     ) -> None:
         """``threads`` holds for all of torch in this process, as does ``gpu_memory_bytes``.
 
@@ -54,18 +53,9 @@ class YolactSegmenter:
         self._config = CONFIGS[model.config]
         self._model = model
         self._precision = precision
-        self._device = _device(device, gpu_memory_bytes)
-        torch.set_num_threads(threads)
-        cv2.setNumThreads(threads)
-        network = load_network(model.file.path, self._config)
-        network.speed_up()
-        try:
-            self._network = network.to(self._device)
-        except RuntimeError as error:
-            raise ModelUnavailable(f"{model.name} could not be loaded: {_said(error)}") from error
-        self._priors = make_priors(self._config).to(self._device)
-        self._mean = torch.tensor(MEAN, device=self._device)
-        self._std = torch.tensor(STD, device=self._device)
+        self._torch = open_device(accelerator, threads=threads, memory_bytes=gpu_memory_bytes)
+        self._device = self._torch.device
+        self._torch.attempt(self._load, f"{model.name} cannot be loaded")
         self.name = model.name
         self.best_batch = 1 if self._device.type == "cpu" else GPU_BATCH
 
@@ -77,18 +67,12 @@ class YolactSegmenter:
         Raises ModelUnavailable where the run fails or memory runs out.
         """
         pairs = list(zip(images, options, strict=True))
-        step = self.best_batch
-        try:
-            with torch.inference_mode():
-                return [
-                    found
-                    for at in range(0, len(pairs), step)
-                    for found in self._run(pairs[at : at + step])
-                ]
-        except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError among them
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
-            raise ModelUnavailable(f"{self.name} could not run: {_said(error)}") from error
+        size = self.best_batch
+        batches = [pairs[at : at + size] for at in range(0, len(pairs), size)]
+        return self._torch.attempt(
+            lambda: [found for batch in batches for found in self._run(batch)],
+            f"{self.name} could not run",
+        )
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -103,6 +87,15 @@ class YolactSegmenter:
             "precision": self._precision,
         }
 
+    def _load(self) -> None:
+        network = load_network(self._model.file.path, self._config)
+        network.speed_up()
+        self._network = network.to(self._device)
+        self._priors = make_priors(self._config).to(self._device)
+        self._mean = torch.tensor(MEAN, device=self._device)
+        self._std = torch.tensor(STD, device=self._device)
+
+    @torch.inference_mode()
     def _run(self, pairs: list[tuple[ByteArray, SegmentOptions]]) -> list[Segmentation]:
         output = self._forward([image for image, _ in pairs])
         found = []
@@ -145,20 +138,3 @@ class YolactSegmenter:
         return Segmentation(
             width, height, labels, objects.scores, objects.boxes, tuple(masks), self.name
         )
-
-
-def _device(name: str, memory_bytes: int | None) -> torch.device:
-    if name != "cuda":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ConfigError("accelerator: this torch finds no CUDA device")
-    device = torch.device("cuda", torch.cuda.current_device())
-    if memory_bytes is not None:
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total), device)
-    return device
-
-
-def _said(error: Exception) -> str:
-    """The first line: CUDA's messages go on with advice on debugging."""
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__

@@ -6,7 +6,6 @@ switches every replica. ``question`` and ``options`` come with each caption and 
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import math
 from collections.abc import Mapping
@@ -92,8 +91,7 @@ async def detect_objects(request: Request) -> Response:
         options = _options(body)
         image = await resolve_image(body["image"], state.service.tuning, state.fetch)
         seen = await state.service.segment(image, options)
-        async with state.service.drawing:
-            mjpg = await asyncio.to_thread(_mjpg, seen)
+        mjpg = await state.service.pixels.run(_mjpg, seen)
     except _BAD as error:
         return sentence(f"Bad request. {error}", 400)
     except ModelUnavailable:
@@ -110,7 +108,7 @@ def _options(body: Mapping[str, Any]) -> SegmentOptions:
         score = float(str(body.get("score_threshold", DEFAULT_SEGMENT.score_threshold)))
     except ValueError:
         raise InvalidRequest('"top_k" and "score_threshold" must be numbers') from None
-    if not (top_k >= 1 and top_k == math.floor(top_k)):
+    if not (math.isfinite(top_k) and top_k >= 1 and top_k == math.floor(top_k)):
         raise InvalidRequest('"top_k" must be a whole number from 1')
     if not 0 <= score <= 1:
         raise InvalidRequest('"score_threshold" must be a number from 0 to 1')
