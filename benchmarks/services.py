@@ -70,9 +70,9 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
         if process.poll() is not None:
             raise SystemExit(f"the service ended with {process.returncode}")
         try:
-            call(port, "GET", "/readyz")
+            if not call(port, "GET", "/readyz")["starting"]:
+                return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.2)
-        else:
-            return
+            pass
+        time.sleep(0.2)
     raise SystemExit(f"the service was not ready within {START_TIMEOUT_S} s")

@@ -1,6 +1,6 @@
 """Masks and captions over HTTP against a plain loop over the same engine, in one run.
 
-    .venv/bin/python -m benchmarks.vision [--seconds 5] [--rounds 6]
+    .venv/bin/python -m benchmarks.vision [--masks 12] [--captions 30] [--rounds 3]
 
 One engine thread each: the loop runs in this process, the service has one replica of each model,
 as `serve_config.yaml` says. Turns of the loop, in batches of 1 and 8, and of 1 and 8 clients
@@ -18,6 +18,8 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from transformers.utils import logging as transformers_logging
 
 from benchmarks import captions
 from benchmarks.pictures import pictures
@@ -67,25 +69,25 @@ def pack_file(folder: Path) -> Path:
     return path
 
 
-def table(name: str, way: Way, port: int, target: str, options: argparse.Namespace) -> None:
+def table(name: str, way: Way, port: int, target: str, seconds: float, rounds: int) -> None:
+    if not seconds:
+        return
     paths = [path for picture in pictures() for path in picture.paths]
     images = [path.read_bytes() for path in paths]
     rates: dict[str, list[tuple[float, float]]] = {}
     ask(port, paths, max(SIZES), 2, target)  # warm
-    for _ in range(options.rounds):
-        base = loop(way, images, 1, options.seconds)
+    for _ in range(rounds):
+        base = loop(way, images, 1, seconds)
         rates.setdefault("loop, batch 1", []).append((base, 1.0))
-        batch = loop(way, images, 8, options.seconds)
+        batch = loop(way, images, 8, seconds)
         rates.setdefault("loop, batch 8", []).append((batch, batch / base))
         for clients in SIZES:
-            rate = len(ask(port, paths, clients, options.seconds, target)) / options.seconds
+            rate = len(ask(port, paths, clients, seconds, target)) / seconds
             rates.setdefault(f"HTTP, {clients} clients", []).append((rate, rate / base))
     print(f"\n{name}\n| what | images/s | of the loop, batch 1 |\n| --- | --- | --- |")
-    for what, rounds in rates.items():
-        rate = statistics.median(one for one, _ in rounds)
-        print(
-            f"| {what} | {rate:.2f} | {statistics.median(r for _, r in rounds):.2f} |", flush=True
-        )
+    for what, turns in rates.items():
+        rate, part = (statistics.median(column) for column in zip(*turns, strict=True))
+        print(f"| {what} | {rate:.2f} | {part:.2f} |", flush=True)
 
 
 def loop(way: Way, images: Sequence[bytes], batch: int, seconds: float) -> float:
@@ -99,16 +101,20 @@ def loop(way: Way, images: Sequence[bytes], batch: int, seconds: float) -> float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=5, help="of a turn, at least")
-    parser.add_argument("--rounds", type=int, default=6)
+    for what, seconds in (("--masks", 12.0), ("--captions", 30.0)):
+        parser.add_argument(what, type=float, default=seconds, help="seconds of a turn; 0: none")
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     print(f"{platform.platform()}, {os.cpu_count()} cores, {options.rounds} rounds")
     with captions.random_base() as folder:
         captioner = captions.ours(folder, 1, "auto")
         more = {"FACEGRAPH_CAPTIONER": str(pack_file(folder))}
         with service(fast=True, more=more) as port:
-            table("masks, yolov5s-seg", segmenter(), port, MASKS, options)
-            table("captions, BLIP base", captioner, port, CAPTIONS, options)
+            sizes = (options.masks, options.rounds)
+            table("masks, yolov5s-seg", segmenter(), port, MASKS, *sizes)
+            sizes = (options.captions, options.rounds)
+            table("captions, BLIP base", captioner, port, CAPTIONS, *sizes)
 
 
 if __name__ == "__main__":
