@@ -13,6 +13,22 @@ from facegraph.offload import Offload
 pytestmark = pytest.mark.unit
 
 
+class Stuck:
+    """Work that tells when it began and ends when it may."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self) -> bool:
+        self.began.set()
+        return self.go_on.wait(60)
+
+
+async def until(event: threading.Event) -> None:
+    assert await asyncio.to_thread(event.wait, 60)
+
+
 async def test_it_answers_and_raises() -> None:
     offload = Offload()
     assert await offload.run(divmod, 7, 2) == (3, 1)
@@ -21,43 +37,46 @@ async def test_it_answers_and_raises() -> None:
 
 
 async def test_one_more_than_may_wait_is_refused() -> None:
-    offload = Offload(threads=1, waiting=1)
-    go_on = threading.Event()
-    tasks = [asyncio.create_task(offload.run(go_on.wait)) for _ in range(2)]
-    await asyncio.sleep(0)
+    offload, stuck = Offload(threads=1, waiting=1), Stuck()
+    tasks = [asyncio.create_task(offload.run(stuck)) for _ in range(2)]
+    await until(stuck.began)
     with pytest.raises(Overloaded):
-        await offload.run(go_on.wait)
-    go_on.set()
+        await offload.run(stuck)
+    stuck.go_on.set()
     assert await asyncio.gather(*tasks) == [True, True]
-    await asyncio.sleep(0.01)
-    assert await offload.run(go_on.wait)
+    assert await offload.run(stuck)
 
 
 async def test_a_client_that_goes_away_makes_no_room_for_more_threads() -> None:
-    offload = Offload(threads=1, waiting=0)
-    go_on = threading.Event()
-    task = asyncio.create_task(offload.run(go_on.wait))
-    await asyncio.sleep(0.01)
+    offload, stuck = Offload(threads=1, waiting=0), Stuck()
+    task = asyncio.create_task(offload.run(stuck))
+    await until(stuck.began)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     with pytest.raises(Overloaded):
-        await offload.run(go_on.wait)
-    go_on.set()
-    await asyncio.sleep(0.05)
-    assert await offload.run(go_on.wait)
+        await offload.run(stuck)
+    stuck.go_on.set()
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                assert await offload.run(stuck)
+                return
+            except Overloaded:
+                await asyncio.sleep(0.01)
 
 
 async def test_what_waits_and_is_given_up_is_never_done() -> None:
-    offload = Offload(threads=1, waiting=1)
-    go_on = threading.Event()
+    offload, stuck = Offload(threads=1, waiting=1), Stuck()
     done: list[int] = []
-    first = asyncio.create_task(offload.run(go_on.wait))
+    first = asyncio.create_task(offload.run(stuck))
+    await until(stuck.began)
     second = asyncio.create_task(offload.run(done.append, 1))
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
     second.cancel()
-    await asyncio.sleep(0.01)
-    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    stuck.go_on.set()
     assert await first
     await offload.run(done.append, 2)
     assert done == [2]
