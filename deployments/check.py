@@ -91,6 +91,7 @@ def _rules(document: Document, steps: Steps) -> Iterator[Finding]:
     match steps:
         case ("applications", _, "args"):
             yield from rules.gpus(document, steps[:2])
+            yield from rules.packs(document, steps[:2])
             yield from rules.names(document, steps[:2], TUNING)
         case ("applications", _, "deployments", _, "autoscaling_config"):
             yield from rules.scaling(document, steps[:4])

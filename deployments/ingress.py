@@ -22,6 +22,7 @@ from deployments.vision import captioner, segmenter
 from facegraph.api.app import create_app
 from facegraph.config import IngressTuning, Settings, parse
 from facegraph.models.packs import find_pack
+from facegraph.models.vision_packs import require_known
 from facegraph.service import SEGMENTER, Service
 from facegraph.store.database import open_store
 
@@ -68,6 +69,7 @@ def build(args: AppArgs) -> Application:
 
 def _build(args: AppArgs) -> Application:
     settings = args.settings()
+    require_known(settings)
     cluster.require_shared_database(settings, cluster.live_nodes())
     cluster.require_cores(args.resources, cluster.reachable("CPU"))
     device = cluster.resolve_device(settings, cluster.reachable("GPU"))

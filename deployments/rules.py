@@ -7,7 +7,10 @@ from typing import Any
 
 from deployments.arguments import Resources
 from deployments.located import Document, Finding, Steps
-from facegraph.config import nearest
+from facegraph.config import Settings, nearest
+from facegraph.errors import ConfigError, ModelMissing
+from facegraph.models.packs import find_pack
+from facegraph.models.vision_packs import require_known
 
 EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - looked for, not bound
 
@@ -128,6 +131,27 @@ def gpus(document: Document, application: Steps) -> Iterator[Finding]:
             f"{', '.join(ENGINES)} take {total:g} GPUs together; on one GPU some replica waits",
             warning=True,
         )
+
+
+FOLDERS = ("data_dir", "models_dir", "insightface_home")
+
+
+def packs(document: Document, application: Steps) -> Iterator[Finding]:
+    """Models by names that no pack has; one that is not installed yet is no mistake."""
+    args = document.get((*application, "args")) or {}
+    given = {key: args[key] for key in FOLDERS if isinstance(args.get(key), str)}
+    for key, find in (
+        ("face_pack", find_pack),
+        ("segmenter", require_known),
+        ("captioner", require_known),
+    ):
+        if isinstance(name := args.get(key), str) and name:
+            try:
+                find(Settings.model_validate({**given, key: name}))
+            except ModelMissing:
+                continue
+            except ConfigError as error:
+                yield Finding(document.line((*application, "args", key)), str(error))
 
 
 def _replicas(document: Document, application: Steps, name: str) -> int:

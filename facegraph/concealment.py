@@ -102,22 +102,23 @@ async def _faces_plan(service: Service, image: bytes, rule: Rule) -> _Plan:
 async def _masks_plan(service: Service, image: bytes, rule: Rule) -> _Plan:
     """The objects, but for the person masks that hold faces to keep and no others.
 
-    With people to keep, the faces of all others are hidden too: such a face may lie in no mask, or
-    partly in that of somebody to be kept.
+    Where people are concealed, so is every face not to be kept: it may lie in no mask, or partly
+    in that of somebody to be kept.
     """
     segmentation = await _objects(service, image, rule)
     size = segmentation.width, segmentation.height
-    if not rule.keep or PERSON not in rule.labels:
+    if PERSON not in rule.labels:
         regions = _masks(segmentation, rule, set())
         return _Plan(size, regions, len(regions), 0)
-    detection = await _faces(service, image, crops=True)
+    detection = await _faces(service, image, crops=bool(rule.keep))
     known = await _kept(service, detection, rule)
     persons = await service.pixels.run(persons_of, detection.faces, segmentation)
     others = {person for face, person in enumerate(persons) if face not in known}
-    kept = {persons[face] for face in known} - others - {None}
-    regions = _masks(segmentation, rule, {person for person in kept if person is not None})
-    alone = sum(persons[face] is None for face in range(len(persons)) if face not in known)
-    return _Plan(size, regions + _boxes(detection, known), len(regions) + alone, len(kept))
+    seen = {face for face in known if persons[face] not in others or persons[face] is None}
+    kept = {person for face in seen if (person := persons[face]) is not None}
+    regions = _masks(segmentation, rule, kept)
+    alone = sum(person is None for face, person in enumerate(persons) if face not in known)
+    return _Plan(size, regions + _boxes(detection, known), len(regions) + alone, len(seen))
 
 
 async def _faces(service: Service, image: bytes, *, crops: bool) -> Detection:

@@ -244,7 +244,10 @@ def _shape(area: _Area, width: int, height: int) -> ByteArray:
         x, y = area.window[:2]
         mask[top - y : bottom - y, left - x : right - x] = 1
     side = 2 * _mask_margin(area.region.box) + 1
-    return np.asarray(cv2.dilate(mask, np.ones((side, side), np.uint8)), np.uint8)
+    grown = np.asarray(cv2.dilate(mask, np.ones((side, side), np.uint8)), np.uint8)
+    outlines, _ = cv2.findContours(grown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(grown, outlines, -1, (1,), cv2.FILLED)  # a hole would show what is behind
+    return grown
 
 
 def _ellipse(box: Box, window: Window) -> ByteArray:

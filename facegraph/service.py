@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-INVENTORY = SegmentOptions(top_k=50, score_threshold=0.4)
+INVENTORY = SegmentOptions(top_k=50, score_threshold=0.5)
 """What a sentence about the objects of a picture is made of."""
 
 SEGMENTER = "segmenter"

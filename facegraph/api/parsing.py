@@ -40,7 +40,9 @@ class Parsed:
 
     def add_param(self, name: str, value: Any) -> None:
         if name in self.params and self.params[name] != value:
-            raise InvalidRequest(f"parameter {name!r} is given twice, with different values")
+            raise InvalidRequest(
+                f"parameter {name!r} is given twice, with different values; lists take commas"
+            )
         self.params[name] = value
 
 

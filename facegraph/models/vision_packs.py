@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -35,6 +36,8 @@ S = TypeVar("S", bound=PackSpec)
 M = TypeVar("M")
 
 AUTO = "auto"
+NO_PACK = frozenset({AUTO, "none", "inventory"})
+"""What the settings can say instead of a pack."""
 
 DEFAULT_SEGMENTER = "yolov5s-seg"
 """What a machine that reaches nothing but a package registry can have."""
@@ -95,6 +98,17 @@ def find_segmenter(settings: Settings, name: str) -> SegmenterModel:
     return _segmenter(locate_as(SegmenterPackSpec, name, settings))
 
 
+def require_known(settings: Settings) -> None:
+    """ConfigError where the settings name a segmenter or captioner that no pack is called."""
+    for find, name in (
+        (find_segmenter, settings.segmenter),
+        (find_captioner, settings.captioner),
+    ):
+        if name not in NO_PACK:
+            with suppress(ModelMissing):  # known, and not there yet
+                find(settings, name)
+
+
 def find_segmenter_named(settings: Settings, name: str) -> SegmenterModel:
     """The segmenter that a client names: a known pack or checkpoint file in the models folder.
 
@@ -110,7 +124,8 @@ def find_segmenter_named(settings: Settings, name: str) -> SegmenterModel:
             raise InvalidRequest(f"model: there is no model {name!r}; known: {', '.join(names)}")
         model = _segmenter(known[names[name]])
     except StartupError as error:
-        raise ModelUnavailable(str(error)) from None
+        told = str(error).replace(str(settings.models_path), "<models_dir>")
+        raise ModelUnavailable(told) from None
     if not model.file.path.resolve().is_relative_to(settings.models_path):
         raise InvalidRequest(f"model: the file of {name} lies outside the models folder")
     return model

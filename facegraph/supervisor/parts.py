@@ -9,7 +9,12 @@ from facegraph.config import Settings
 from facegraph.errors import StartupError
 from facegraph.models.installing import is_installed, pull
 from facegraph.models.packs import find_pack, locate
-from facegraph.models.vision_packs import AUTO, DEFAULT_SEGMENTER, find_segmenter
+from facegraph.models.vision_packs import (
+    AUTO,
+    DEFAULT_SEGMENTER,
+    find_segmenter,
+    require_known,
+)
 from facegraph.store.server import EmbeddedServer
 
 BUNDLED = "opencv"
@@ -31,8 +36,9 @@ def segmenter(settings: Settings, accepted: Collection[str], say: Callable[[str]
     """Fetches the default segmenter where one is wanted, none is there and its licence is accepted.
 
     ``accepted``: names of licences. Masks are not worth a service that does not start: what goes
-    wrong here is said, with what to do about it.
+    wrong here is said, with what to do about it. ConfigError for a model that nobody knows.
     """
+    require_known(settings)
     if settings.segmenter not in (AUTO, DEFAULT_SEGMENTER):
         return
     with suppress(StartupError):

@@ -112,6 +112,8 @@ def _probe(url: str) -> Mapping[str, Any] | None:
 
 
 def _models(state: Mapping[str, Any]) -> str:
+    if not state["segmenter"] and state["captioner"] == "inventory":
+        state = {**state, "captioner": None}  # there is nothing to make an inventory of
     parts = {"face pack": "face_pack", "masks": "segmenter", "captions": "captioner"}
     return ", ".join(f"{name} {state[key] or 'none'}" for name, key in parts.items())
 

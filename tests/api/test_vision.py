@@ -76,6 +76,9 @@ async def test_without_a_model_the_caption_is_an_inventory(
         ("redact", {"labels": "person,unicorn", "target": "masks"}),
         ("redact", {"cells": 0}),
         ("redact", {"keep": "a/b"}),
+        ("redact", {"keep": ""}),
+        ("redact", {"labels": "cup"}),  # without target=masks
+        ("redact", {"keep": "x", "target": "masks", "labels": "cup"}),
     ],
 )
 async def test_bad_options(client: httpx.AsyncClient, path: str, params: dict[str, Any]) -> None:

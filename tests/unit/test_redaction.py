@@ -508,3 +508,11 @@ def test_an_object_whose_mask_is_hardly_there_is_hidden_whole(filled: int) -> No
     region = MaskRegion((50, 60, 150, 160), encode(mask, 50, 60, 300, 240))
     after = redacted(noise(), region, method="fill")
     assert not after[60:160, 50:150].any()
+
+
+def test_holes_in_a_mask_are_hidden_too() -> None:
+    mask = np.ones((100, 100), np.uint8)
+    mask[30:60, 30:60] = 0
+    region = MaskRegion((50, 60, 150, 160), encode(mask, 50, 60, 300, 240))
+    after = redacted(noise(), region, method="fill")
+    assert not after[60:160, 50:150].any()

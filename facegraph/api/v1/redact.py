@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from facegraph.api.endpoint import Call, Params, Picture, endpoint
 from facegraph.api.fields import Id, Listed, Threshold
@@ -52,6 +52,18 @@ class RedactParams(Params):
         OutputFormat | None, Field(description="Of the answer; default: like the picture sent.")
     ] = None
 
+    @model_validator(mode="after")
+    def _what_is_said_counts(self) -> Self:
+        if self.target == "faces" and (
+            idle := {"labels", "score_threshold"} & self.model_fields_set
+        ):
+            raise ValueError(f"{', '.join(sorted(idle))} are for target=masks")
+        if "keep" in self.model_fields_set and not self.keep:
+            raise ValueError("keep names nobody; leave it out to conceal everybody")
+        if self.keep and self.target == "masks" and PERSON not in self.labels:
+            raise ValueError("keep is for people, and labels has no person")
+        return self
+
     def rule(self) -> Rule:
         return Rule(
             target=self.target,
@@ -87,9 +99,10 @@ async def redact(call: Call[RedactParams]) -> Picture:
     """The picture with all faces or people concealed, or all but the subjects in `keep`.
 
     A face is kept only when its decision is `match`; `ambiguous` and `unknown` ones are concealed.
-    A person mask is kept when all faces in it are. What is concealed cannot be computed back, and
-    nothing but the pixels is answered: no EXIF, no thumbnail. `x-facegraph-concealed` and
-    `x-facegraph-kept` count. A picture with too much in it is refused rather than half concealed.
+    A person mask is kept when all faces in it are; with `target=masks`, faces in no mask are
+    concealed too. What is concealed cannot be computed back, and nothing but the pixels is
+    answered: no EXIF, no thumbnail. `x-facegraph-concealed` and `x-facegraph-kept` count. A
+    picture with too much in it is refused rather than half concealed.
     """
     done = await conceal(call.service, call.images[0], call.params.rule())
     return Picture(
