@@ -56,7 +56,8 @@ def test_every_replica_of_the_file_runs(served: Copy) -> None:
         n: len(served.replicas(n))
         for n in ("ingress", "detector", "embedder", "matcher", "segmenter", "captioner")
     }
-    assert counts == {"ingress": 1, "detector": 1, "embedder": 1, "matcher": 2}
+    vision = {"segmenter": 1, "captioner": 1}
+    assert counts == {"ingress": 1, "detector": 1, "embedder": 1, "matcher": 2} | vision
 
 
 def test_only_replicas_listen_beyond_this_machine(served: Copy) -> None:
