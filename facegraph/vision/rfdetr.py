@@ -91,12 +91,8 @@ class RfDetrSegmenter:
     ) -> list[Segmentation]:
         """See :meth:`facegraph.vision.base.Segmenter.segment`."""
         pairs = list(zip(images, options, strict=True))
-        size = self.best_batch
-        batches = [pairs[at : at + size] for at in range(0, len(pairs), size)]
-        return self._torch.attempt(
-            lambda: [found for batch in batches for found in self._run(batch)],
-            f"{self.name} could not run",
-        )
+        failure = f"{self.name} could not run"
+        return self._torch.attempt_in_batches(self._run, pairs, self.best_batch, failure)
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`facegraph.vision.base.Segmenter.describe`."""

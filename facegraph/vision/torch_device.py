@@ -20,6 +20,7 @@ Precision = Literal["fp32", "bf16"]
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 """What torch's allocators say; on the CPU in a plain RuntimeError."""
 
+I = TypeVar("I")  # noqa: E741 - item
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,13 @@ class TorchDevice:
             with suppress(RuntimeError):  # of a GPU that has failed, which is told below
                 torch.cuda.empty_cache()
         raise ModelUnavailable(f"{failure}: {reason}")
+
+    def attempt_in_batches(
+        self, run: Callable[[list[I]], list[T]], items: list[I], size: int, failure: str
+    ) -> list[T]:
+        """What ``run`` gives for ``items``, at most ``size`` of them at a time; see `attempt`."""
+        batches = [items[at : at + size] for at in range(0, len(items), size)]
+        return self.attempt(lambda: [result for batch in batches for result in run(batch)], failure)
 
 
 def open_device(

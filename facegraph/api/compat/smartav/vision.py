@@ -32,6 +32,7 @@ from facegraph.errors import (
     ModelUnavailable,
     Unprocessable,
 )
+from facegraph.redaction import LONGEST_SIDE
 from facegraph.types import DEFAULT_CAPTION, DEFAULT_SEGMENT, Segmentation, SegmentOptions
 from facegraph.vision.drawing import colour_masks
 
@@ -40,8 +41,6 @@ OPTIONS = ("people", "animals", "vehicles", "food", "furniture", "something else
 
 MAX_TOP_K = 100
 MJPG_QUALITY = 95
-MOST_JPEG_PIXELS = 65_500
-"""Of a side."""
 
 _BAD = (InvalidRequest, Unprocessable, ImageTooLarge)
 _NOT_INITIALISED = 'Please init engine first by calling "/instance-segmentation/init-engine".'
@@ -117,8 +116,8 @@ def _options(body: Mapping[str, Any]) -> SegmentOptions:
 
 def _mjpg(seen: Segmentation) -> str:
     """The masks' colours on black, at the picture's size: a bare base64 JPEG."""
-    if max(seen.width, seen.height) > MOST_JPEG_PIXELS:
-        raise ImageTooLarge(f"a JPEG has at most {MOST_JPEG_PIXELS} pixels a side")
+    if max(seen.width, seen.height) > LONGEST_SIDE["jpeg"]:
+        raise ImageTooLarge(f"a JPEG has at most {LONGEST_SIDE['jpeg']} pixels a side")
     bgr = cv2.cvtColor(colour_masks(seen), cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, MJPG_QUALITY])
     return base64.b64encode(data.tobytes()).decode("ascii")
