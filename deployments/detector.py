@@ -30,10 +30,10 @@ class Detector:
         self._worker.reconfigure(parse(DetectorTuning, user_config))
 
     async def detect(
-        self, image: bytes, max_faces: int, crops: bool, min_score: float | None
+        self, image: bytes, max_faces: int, crops: bool, min_score: float | None, attributes: bool
     ) -> Detection:
         return await self._worker.detect(
-            image, max_faces=max_faces, crops=crops, min_score=min_score
+            image, max_faces=max_faces, crops=crops, min_score=min_score, attributes=attributes
         )
 
     def check_health(self) -> None:

@@ -76,9 +76,17 @@ class ServeGraph:
         self.timeout_s = timeout_s
 
     async def detect(
-        self, image: bytes, *, max_faces: int, crops: bool, min_score: float | None = None
+        self,
+        image: bytes,
+        *,
+        max_faces: int,
+        crops: bool,
+        min_score: float | None = None,
+        attributes: bool = False,
     ) -> Detection:
-        detection: Detection = await self._call(self._detect, image, max_faces, crops, min_score)
+        detection: Detection = await self._call(
+            self._detect, image, max_faces, crops, min_score, attributes
+        )
         return detection
 
     async def embed(self, crops: ByteArray) -> FloatArray:

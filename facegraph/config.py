@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from facegraph.errors import ConfigError
 
@@ -34,6 +34,8 @@ ENVIRONMENT = {
 OTHER_ENVIRONMENT = frozenset({"FACEGRAPH_TEST_ASSETS"})
 """Variables that are ours but no setting of the service."""
 
+
+Dialect = Literal["smartav", "frv2", "gnosis", "face"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -164,9 +166,18 @@ class Settings(_Model):
     fetch_urls: bool = Field(
         False, description="Fetch images by `url`; private addresses are refused even then."
     )
-    root_dialects: tuple[Literal["smartav"], ...] = Field(
-        ("smartav",), description="Old systems answered at `/`, beside `/compat/<dialect>/`."
+    root_dialects: tuple[Dialect, ...] = Field(
+        ("smartav", "gnosis", "face"),
+        description="Old systems answered at `/`, beside `/compat/<dialect>/`; smartav or frv2, "
+        "not both.",
     )
+
+    @field_validator("root_dialects")
+    @classmethod
+    def _one_face_recognition(cls, dialects: tuple[Dialect, ...]) -> tuple[Dialect, ...]:
+        if {"smartav", "frv2"} <= set(dialects):
+            raise ValueError("smartav and frv2 both own /face-recognition; name one of the two")
+        return dialects
 
     @property
     def data_path(self) -> Path:

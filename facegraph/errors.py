@@ -7,7 +7,8 @@
     ├── NotFound                        not_found                404
     │   ├── CollectionNotFound          collection_not_found
     │   ├── SubjectNotFound             subject_not_found
-    │   └── SampleNotFound              sample_not_found
+    │   ├── SampleNotFound              sample_not_found
+    │   └── JobNotFound                 job_not_found
     ├── MethodNotAllowed                method_not_allowed       405
     ├── Conflict                        conflict                 409
     │   ├── CollectionExists            collection_exists
@@ -19,6 +20,7 @@
     ├── UnsupportedMediaType            unsupported_media_type   415
     ├── Unprocessable                   unprocessable            422
     │   ├── InvalidImage                invalid_image
+    │   ├── InvalidVideo                invalid_video
     │   ├── FaceNotFound                face_not_found
     │   ├── SeveralFaces                several_faces
     │   └── LowQuality                  low_quality
@@ -92,6 +94,10 @@ class SampleNotFound(NotFound):
     code, title = "sample_not_found", "Sample not found"
 
 
+class JobNotFound(NotFound):
+    code, title = "job_not_found", "Job not found"
+
+
 class MethodNotAllowed(FacegraphError):
     code, status, title = "method_not_allowed", 405, "Method not allowed"
 
@@ -134,6 +140,10 @@ class Unprocessable(FacegraphError):
 
 class InvalidImage(Unprocessable):
     code, title = "invalid_image", "Invalid image"
+
+
+class InvalidVideo(Unprocessable):
+    code, title = "invalid_video", "Invalid video"
 
 
 class FaceNotFound(Unprocessable):

@@ -40,11 +40,18 @@ class Graph(Protocol):
     """
 
     async def detect(
-        self, image: bytes, *, max_faces: int, crops: bool, min_score: float | None = None
+        self,
+        image: bytes,
+        *,
+        max_faces: int,
+        crops: bool,
+        min_score: float | None = None,
+        attributes: bool = False,
     ) -> Detection:
-        """Faces of one compressed image, the largest ``max_faces``; crops only if asked for.
+        """Faces of one compressed image, the largest ``max_faces``.
 
         min_score: instead of the operator's
+        crops, attributes: only where asked for
         """
         ...
 

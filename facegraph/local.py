@@ -56,10 +56,16 @@ class LocalGraph:
         await self._detector.close()
 
     async def detect(
-        self, image: bytes, *, max_faces: int, crops: bool, min_score: float | None = None
+        self,
+        image: bytes,
+        *,
+        max_faces: int,
+        crops: bool,
+        min_score: float | None = None,
+        attributes: bool = False,
     ) -> Detection:
         return await self._detector.detect(
-            image, max_faces=max_faces, crops=crops, min_score=min_score
+            image, max_faces=max_faces, crops=crops, min_score=min_score, attributes=attributes
         )
 
     async def embed(self, crops: ByteArray) -> FloatArray:

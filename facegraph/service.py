@@ -120,13 +120,22 @@ class Service:
         return self.pack.contract
 
     async def detect(
-        self, image: bytes, max_faces: int | None = None, *, crops: bool = False
+        self,
+        image: bytes,
+        max_faces: int | None = None,
+        *,
+        crops: bool = False,
+        attributes: bool = False,
     ) -> Detection:
-        return await self.graph.detect(image, max_faces=self._faces(max_faces), crops=crops)
+        return await self.graph.detect(
+            image, max_faces=self._faces(max_faces), crops=crops, attributes=attributes
+        )
 
-    async def embed(self, image: bytes, max_faces: int | None = None) -> Embedded:
+    async def embed(
+        self, image: bytes, max_faces: int | None = None, *, attributes: bool = False
+    ) -> Embedded:
         """The largest ``max_faces`` faces of ``image`` with their embeddings."""
-        detection = await self.detect(image, max_faces, crops=True)
+        detection = await self.detect(image, max_faces, crops=True, attributes=attributes)
         if not len(detection.faces):
             return Embedded(detection, np.zeros((0, self.contract.dimension), np.float32))
         return Embedded(detection, await self.graph.embed(detection.crops))

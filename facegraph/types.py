@@ -74,6 +74,33 @@ class Faces:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Attributes:
+    """What is told of faces beyond where they are, as columns; row i of each is face i.
+
+    A column is None where no model at hand tells it.
+
+    ages: (n,) float32, years
+    male_probabilities: (n,) float32 in 0..1
+    poses: (n, 3) float32, degrees: yaw (positive: turned to the image's right), pitch (positive:
+        up), roll (positive: clockwise)
+    qualities: (n,) float32 in 0..1
+    quality_parts: (n, 4) float32 in 0..1, in the order of ``QUALITY_PARTS``; 1 is as good as it
+        gets for recognition
+    live_probabilities: (n,) float32 in 0..1, that it is no picture of a picture
+    """
+
+    ages: FloatArray | None = None
+    male_probabilities: FloatArray | None = None
+    poses: FloatArray | None = None
+    qualities: FloatArray | None = None
+    quality_parts: FloatArray | None = None
+    live_probabilities: FloatArray | None = None
+
+
+QUALITY_PARTS = ("sharpness", "brightness", "size", "pose")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Detection:
     """What the detector says of one image.
 
@@ -82,6 +109,7 @@ class Detection:
     crops: (n, 112, 112, 3) uint8 RGB, aligned, row i belongs to face i; n is 0 when crops
         were not asked for
     found: how many faces there were before ``max_faces`` cut the list
+    attributes: None when they were not asked for
     """
 
     width: int
@@ -89,6 +117,7 @@ class Detection:
     faces: Faces
     crops: ByteArray
     found: int
+    attributes: Attributes | None = None
 
     def __post_init__(self) -> None:
         _require("crops", self.crops, np.uint8, (None, CROP_SIZE, CROP_SIZE, 3))

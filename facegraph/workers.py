@@ -30,6 +30,7 @@ class _Image:
     max_faces: int
     crops: bool
     min_score: float | None
+    attributes: bool
 
 
 class DetectorWorker:
@@ -59,10 +60,16 @@ class DetectorWorker:
         self._batcher = Batcher(self._run, max_batch=1, max_queue=tuning.max_queue, workers=threads)
 
     async def detect(
-        self, image: bytes, *, max_faces: int, crops: bool, min_score: float | None = None
+        self,
+        image: bytes,
+        *,
+        max_faces: int,
+        crops: bool,
+        min_score: float | None = None,
+        attributes: bool = False,
     ) -> Detection:
         """See :meth:`facegraph.graph.Graph.detect`."""
-        return await self._batcher.submit(_Image(image, max_faces, crops, min_score))
+        return await self._batcher.submit(_Image(image, max_faces, crops, min_score, attributes))
 
     async def _run(self, batch: Sequence[_Image]) -> list[Detection]:
         (item,) = batch
@@ -72,7 +79,11 @@ class DetectorWorker:
 
     def _detect(self, item: _Image) -> Detection:
         return self._detector.detect(
-            item.data, max_faces=item.max_faces, crops=item.crops, min_score=item.min_score
+            item.data,
+            max_faces=item.max_faces,
+            crops=item.crops,
+            min_score=item.min_score,
+            attributes=item.attributes,
         )
 
     def warm_up(self) -> None:

@@ -19,6 +19,7 @@ from facegraph.graph import Query
 from facegraph.matcher import Matcher
 from facegraph.types import (
     CROP_SIZE,
+    Attributes,
     ByteArray,
     Caption,
     CaptionOptions,
@@ -54,6 +55,20 @@ def embedding_of(person: int, dimension: int) -> FloatArray:
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
 
+def _fake_attributes(people: list[int]) -> Attributes:
+    """Person n is 20 + n years old, male where n is odd, and looks ahead; no liveness."""
+    ages = np.array([20.0 + person for person in people], np.float32)
+    male = np.array([float(person % 2) for person in people], np.float32)
+    n = len(people)
+    return Attributes(
+        ages,
+        male,
+        np.zeros((n, 3), np.float32),
+        np.full(n, 0.8, np.float32),
+        np.full((n, 4), 0.8, np.float32),
+    )
+
+
 class FakeGraph:
     """Fake detector and embedder; a real matcher over a real store."""
 
@@ -66,7 +81,13 @@ class FakeGraph:
         self.loaded: list[str] = []
 
     async def detect(
-        self, image: bytes, *, max_faces: int, crops: bool, min_score: float | None = None
+        self,
+        image: bytes,
+        *,
+        max_faces: int,
+        crops: bool,
+        min_score: float | None = None,
+        attributes: bool = False,
     ) -> Detection:
         found = re.fullmatch(rb"faces:([\d,]*)", image) or re.search(rb"faces:([\d,]*)\.", image)
         if found is None:
@@ -81,7 +102,8 @@ class FakeGraph:
         kept = len(faces) if crops else 0
         pixels = np.zeros((kept, CROP_SIZE, CROP_SIZE, 3), np.uint8)
         pixels[:, 0, 0, 0] = people[:kept]
-        return Detection(200, 100, faces, pixels, n)
+        told = _fake_attributes(people[: len(faces)]) if attributes else None
+        return Detection(200, 100, faces, pixels, n, told)
 
     async def embed(self, crops: ByteArray) -> FloatArray:
         rows = [embedding_of(int(crop[0, 0, 0]), self._dimension) for crop in crops]

@@ -12,11 +12,12 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -93,9 +94,29 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def _read_form(request: Request, parsed: Parsed, limits: Limits) -> None:
-    tuning = limits.tuning
-    _require_announced_size(request, tuning.max_request_bytes)
-    bounded = Request(request.scope, _bounded(request, tuning.max_request_bytes))
+    async with read_form(request, limits.tuning) as form:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                await _add_file(name, value, parsed, limits)
+            elif name in IMAGE_FIELDS:
+                data = limits.admit(await _from_data_uri(value))
+                parsed.images.setdefault(name, []).append(data)
+            else:
+                parsed.add_param(name, value)
+
+
+@asynccontextmanager
+async def read_form(
+    request: Request, tuning: IngressTuning, max_bytes: int | None = None
+) -> AsyncIterator[FormData]:
+    """The multipart or urlencoded form; large files of it lie on disk while it is open.
+
+    max_bytes: of the body, instead of ``max_request_bytes``; ImageTooLarge past it
+    InvalidRequest for what is no form, and for more than ``max_images`` files.
+    """
+    limit = max_bytes or tuning.max_request_bytes
+    _require_announced_size(request, limit)
+    bounded = Request(request.scope, _bounded(request, limit))
     try:
         form = await bounded.form(
             max_files=tuning.max_images + 1,
@@ -105,14 +126,7 @@ async def _read_form(request: Request, parsed: Parsed, limits: Limits) -> None:
     except HTTPException as error:
         raise InvalidRequest(f"the form cannot be read: {error.detail}") from None
     try:
-        for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                await _add_file(name, value, parsed, limits)
-            elif name in IMAGE_FIELDS:
-                data = limits.admit(await _from_data_uri(value))
-                parsed.images.setdefault(name, []).append(data)
-            else:
-                parsed.add_param(name, value)
+        yield form
     finally:
         await form.close()
 

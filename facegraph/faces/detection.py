@@ -16,7 +16,7 @@ from facegraph.faces.views import FREE_SHAPES, Shape, View, close_up, draw, shri
 from facegraph.images import decode
 from facegraph.models.engines import Accelerator, EngineName, open_engine
 from facegraph.models.packs import FacePack
-from facegraph.types import ByteArray, Detection, Faces, FloatArray
+from facegraph.types import Attributes, ByteArray, Detection, Faces, FloatArray
 
 EDGE = 12.0
 """A box that begins or ends this near to a tile's inner edge, in pixels of the input, counts as cut
@@ -68,18 +68,26 @@ class Detector:
         self._tuning = tuning
 
     def detect(
-        self, image: bytes, *, max_faces: int, crops: bool, min_score: float | None = None
+        self,
+        image: bytes,
+        *,
+        max_faces: int,
+        crops: bool,
+        min_score: float | None = None,
+        attributes: bool = False,
     ) -> Detection:
-        """The largest ``max_faces`` faces of a compressed image, with crops if asked for.
+        """The largest ``max_faces`` faces of a compressed image.
 
         min_score: instead of the tuning's
+        crops, attributes: only where asked for
         Raises InvalidImage and ImageTooLarge.
         """
         rgb = decode(image, max_pixels=self._tuning.max_image_pixels)
         found, scale = self._find(rgb, min_score)
         faces = self._refined(rgb, found.take(slice(0, max_faces)), scale)
         aligned = align(rgb, faces if crops else Faces.empty())
-        return Detection(rgb.shape[1], rgb.shape[0], faces, aligned, len(found))
+        told = Attributes() if attributes else None
+        return Detection(rgb.shape[1], rgb.shape[0], faces, aligned, len(found), told)
 
     def detect_pixels(self, rgb: ByteArray) -> Faces:
         """All faces of (h, w, 3) uint8 RGB pixels, in the order of Faces."""

@@ -1,4 +1,4 @@
-"""Pictures of a segmentation: its masks alone, or everything it says drawn over the photo.
+"""What was found, drawn: masks alone, or boxes, labels and masks over the photo.
 
 Object i always has the same colour. Where masks overlap, the better-scored object is on top.
 """
@@ -6,12 +6,13 @@ Object i always has the same colour. Where masks overlap, the better-scored obje
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from facegraph.types import ByteArray, Segmentation
+from facegraph.types import ByteArray, FloatArray, Segmentation
 from facegraph.vision.masks import Window, decode_window, window_of
 
 Colour = tuple[int, int, int]
@@ -53,11 +54,42 @@ def annotate(rgb: ByteArray, segmentation: Segmentation) -> ByteArray:
             f"rgb: expected {segmentation.height}×{segmentation.width}×3, got {rgb.shape}"
         )
     picture = rgb.copy()
-    line = max(1, round(max(rgb.shape) / LINES_PER_SIDE))
     for row in reversed(range(len(segmentation))):
         window, mask = _mask(segmentation, row)
-        _tint(_part(picture, window), mask, colour_of(row), line)
-    return _with_boxes(picture, segmentation, line)
+        _tint(_part(picture, window), mask, colour_of(row), _line(rgb))
+    said = zip(segmentation.labels, segmentation.scores, strict=True)
+    return label_boxes(picture, segmentation.boxes, [f"{la} {score:.2f}" for la, score in said])
+
+
+def label_boxes(rgb: ByteArray, boxes: FloatArray, texts: Sequence[str]) -> ByteArray:
+    """A copy of the (height, width, 3) uint8 picture with each (n, 4) box and its text.
+
+    boxes: x1 y1 x2 y2 in pixels; where labels meet, the first rows' have the better places
+    """
+    canvas = Image.fromarray(rgb)
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(max(LEAST_TEXT, max(rgb.shape) // TEXTS_PER_SIDE))
+    taken: list[Window] = []
+    windows = [window_of(box, canvas.width, canvas.height) for box in boxes]
+    for row in reversed(range(len(windows))):
+        left, top, right, bottom = windows[row]
+        corners = (left, top, max(left, right - 1), max(top, bottom - 1))
+        draw.rectangle(corners, outline=colour_of(row), width=_line(rgb))
+    for row, window in enumerate(windows):
+        place = _place(draw, texts[row], font, window, taken)
+        if place is None:
+            continue
+        taken.append(place)
+        colour = colour_of(row)
+        draw.rectangle(place, fill=colour)
+        ink = "black" if np.dot(colour, (0.299, 0.587, 0.114)) > 110 else "white"
+        draw.text((place[0] + 2, place[1]), texts[row], fill=ink, font=font)
+    return np.array(canvas)
+
+
+def _line(rgb: ByteArray) -> int:
+    longer: int = max(rgb.shape)
+    return max(1, round(longer / LINES_PER_SIDE))
 
 
 def _mask(segmentation: Segmentation, row: int) -> tuple[Window, ByteArray]:
@@ -78,29 +110,6 @@ def _tint(part: ByteArray, mask: ByteArray, colour: Colour, line: int) -> None:
     fenced = np.pad(mask.view(np.uint8), line)
     inside = cv2.erode(fenced, np.ones((3, 3), np.uint8), iterations=line)
     part[mask & (inside[line:-line, line:-line] == 0)] = colour
-
-
-def _with_boxes(picture: ByteArray, segmentation: Segmentation, line: int) -> ByteArray:
-    canvas = Image.fromarray(picture)
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(max(LEAST_TEXT, max(picture.shape) // TEXTS_PER_SIDE))
-    taken: list[Window] = []
-    windows = [window_of(box, canvas.width, canvas.height) for box in segmentation.boxes]
-    for row in reversed(range(len(windows))):
-        left, top, right, bottom = windows[row]
-        corners = (left, top, max(left, right - 1), max(top, bottom - 1))
-        draw.rectangle(corners, outline=colour_of(row), width=line)
-    for row, window in enumerate(windows):
-        text = f"{segmentation.labels[row]} {segmentation.scores[row]:.2f}"
-        place = _place(draw, text, font, window, taken)
-        if place is None:
-            continue
-        taken.append(place)
-        colour = colour_of(row)
-        draw.rectangle(place, fill=colour)
-        ink = "black" if np.dot(colour, (0.299, 0.587, 0.114)) > 110 else "white"
-        draw.text((place[0] + 2, place[1]), text, fill=ink, font=font)
-    return np.array(canvas)
 
 
 def _place(

@@ -1,14 +1,19 @@
-"""The old systems' wire formats, one file each; translation and stated policy only."""
+"""The old systems' wire formats, one file or folder each; translation and stated policy only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from starlette.routing import BaseRoute, Mount
 
-from facegraph.api.compat import smartav
+from facegraph.api.compat import face, frv2, gnosis, smartav
 
-DIALECTS = {"smartav": smartav.ROUTES}
+DIALECTS: Mapping[str, Sequence[BaseRoute]] = {
+    "smartav": smartav.ROUTES,
+    "frv2": frv2.ROUTES,
+    "gnosis": gnosis.ROUTES,
+    "face": face.ROUTES,
+}
 
 
 def dialect_routes(at_root: Iterable[str]) -> list[BaseRoute]:

@@ -1,0 +1,7 @@
+"""face_recognition_v2's wire format."""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute
+
+ROUTES: list[BaseRoute] = []
