@@ -13,6 +13,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-gpu$(GPU)
 SHIMS := ./packaging/opencv-python $(if $(filter 1,$(GPU)),./packaging/onnxruntime)
 OTHER := $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*))
+# What old clients have; it cannot lie beside the newer one.
+OLD_JSONPICKLE := $(VENV)/jsonpickle-2.0.0
 INPUTS := pyproject.toml constraints.txt $(wildcard packaging/*/pyproject.toml)
 
 .PHONY: serve test install check-environment lint types unit pytest bench clean
@@ -29,6 +31,8 @@ test: lint types pytest
 pytest: $(STAMP)
 	$(BIN)/facegraph models pull opencv
 	$(BIN)/facegraph models pull yolov5s-seg --accept-license
+	@test -d $(OLD_JSONPICKLE) || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps --target $(OLD_JSONPICKLE) jsonpickle==2.0.0
 	$(BIN)/python -m pytest
 
 unit: $(STAMP)

@@ -68,7 +68,8 @@ class Resources(_Closed):
     embedder: EngineResources = EngineResources(num_cpus=0.2)
     matcher: CpuResources = CpuResources(num_cpus=0.2)
     segmenter: EngineResources = EngineResources(num_cpus=0.4)
-    captioner: EngineResources = EngineResources(num_cpus=0.2)
+    captioner: EngineResources = EngineResources(num_cpus=0.1)
+    jobs: CpuResources = CpuResources(num_cpus=0.1)
 
 
 class AppArgs(Settings):

@@ -24,6 +24,7 @@ from facegraph.config import (
     DetectorTuning,
     EmbedderTuning,
     IngressTuning,
+    JobsTuning,
     MatcherTuning,
     SegmenterTuning,
     nearest,
@@ -38,6 +39,7 @@ TUNING: Mapping[str, type[BaseModel]] = {
     "matcher": MatcherTuning,
     "segmenter": SegmenterTuning,
     "captioner": CaptionerTuning,
+    "jobs": JobsTuning,
 }
 
 

@@ -43,7 +43,7 @@ PAUSE_S = 0.1
 
 DESCRIBE_TIMEOUT_S = 4.0
 
-ON_THEIR_OWN = frozenset({"segmenter", "captioner"})
+ON_THEIR_OWN = frozenset({"segmenter", "captioner", "jobs"})
 """Deployments without which the service is ready all the same."""
 
 COLD_AFTER_S = 2.0
@@ -51,13 +51,14 @@ COLD_AFTER_S = 2.0
 
 
 class Handles(NamedTuple):
-    """One handle per deployment below the ingress."""
+    """One handle per deployment below; only the ingress has one to the jobs' workers."""
 
     detector: Handle
     embedder: Handle
     matcher: Handle
     segmenter: Handle
     captioner: Handle
+    jobs: Handle | None = None
 
 
 class ServeGraph:
@@ -67,7 +68,8 @@ class ServeGraph:
     """
 
     def __init__(self, handles: Handles, timeout_s: float) -> None:
-        self._handles: dict[str, Handle] = handles._asdict()
+        named = handles._asdict().items()
+        self._handles: dict[str, Handle] = {name: h for name, h in named if h is not None}
         self._detect = _method(handles.detector, "detect")
         self._embed = _method(handles.embedder, "embed")
         self._match = _method(handles.matcher, "match")

@@ -15,6 +15,7 @@ from deployments.arguments import AppArgs, CpuResources, EngineResources
 from deployments.detector import detector
 from deployments.embedder import embedder
 from deployments.graph import Handle, Handles, ServeGraph
+from deployments.jobs import jobs
 from deployments.matcher import matcher
 from deployments.request_id import OneRequestId
 from deployments.startup import CANNOT_START, DID_NOT_START, reported, tell_operator
@@ -63,7 +64,7 @@ ingress = serve.deployment(name="ingress", max_ongoing_requests=1000)(serve.ingr
 
 
 def build(args: AppArgs) -> Application:
-    """``ingress → detector, embedder, matcher, segmenter, captioner`` on what there is."""
+    """``ingress, jobs → detector, embedder, matcher, segmenter, captioner`` on what there is."""
     return reported(CANNOT_START)(_build)(args)
 
 
@@ -93,9 +94,9 @@ def _build(args: AppArgs) -> Application:
     bound["matcher"] = matcher.options(ray_actor_options=_cpu(take.matcher)).bind(
         settings, take.matcher
     )
-    return ingress.options(ray_actor_options=_cpu(take.ingress)).bind(
-        settings, *(bound[name] for name in Handles._fields)
-    )
+    below = [bound[name] for name in Handles._fields if name in bound]
+    workers = jobs.options(ray_actor_options=_cpu(take.jobs)).bind(settings, take.jobs, *below)
+    return ingress.options(ray_actor_options=_cpu(take.ingress)).bind(settings, *below, workers)
 
 
 def _cpu(resources: CpuResources) -> dict[str, float]:

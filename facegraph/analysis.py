@@ -41,6 +41,7 @@ class Question:
     include_below: bool = False
     consistency: Consistency = "strong"
     max_faces: int | None = None
+    attributes: bool = False
     caption: CaptionOptions = DEFAULT_CAPTION
     segment: SegmentOptions = DEFAULT_SEGMENT
 
@@ -105,7 +106,12 @@ async def _outcome(work: Awaitable[T]) -> T | FacegraphError:
 async def _detect(service: Service, image: bytes, question: Question) -> Detection | None:
     if not question.features & {"faces", "search"}:
         return None
-    return await service.detect(image, question.max_faces, crops="search" in question.features)
+    return await service.detect(
+        image,
+        question.max_faces,
+        crops="search" in question.features,
+        attributes=question.attributes,
+    )
 
 
 async def _search(

@@ -31,7 +31,15 @@ ENVIRONMENT = {
 }
 """Environment variable → field of :class:`Settings`."""
 
-OTHER_ENVIRONMENT = frozenset({"FACEGRAPH_TEST_ASSETS"})
+FRONT_ENVIRONMENT = {
+    "FACEGRAPH_HOST": "host",
+    "FACEGRAPH_PORT": "port",
+    "FACEGRAPH_TLS_CERTIFICATE": "certificate",
+    "FACEGRAPH_TLS_KEY": "key",
+}
+"""Environment variable → what ``facegraph serve`` takes it for; the graph does not see it."""
+
+OTHER_ENVIRONMENT = frozenset({"FACEGRAPH_TEST_ASSETS", *FRONT_ENVIRONMENT})
 """Variables that are ours but no setting of the service."""
 
 
@@ -97,6 +105,24 @@ class CaptionerTuning(_Model):
     max_queue: int = Field(64, ge=1, description="Most images that wait; more is `overloaded`.")
 
 
+class JobsTuning(_Model):
+    """How jobs are worked on; ``user_config`` of the jobs' workers."""
+
+    max_running: int = Field(1, ge=1, le=64, description="Jobs a replica works on at a time.")
+    max_attempts: int = Field(
+        3, ge=1, le=20, description="Workers a job may cost before it is given up."
+    )
+    lease_s: float = Field(
+        30.0, ge=1, le=3600, description="A job whose worker is not heard of so long begins anew."
+    )
+    poll_interval_s: float = Field(
+        0.5, gt=0, le=60, description="How long a free worker waits before it looks again."
+    )
+    retention_s: float = Field(
+        86400.0, ge=1, description="Finished jobs are forgotten after this time."
+    )
+
+
 class IngressTuning(_Model):
     """Limits and defaults of the HTTP API; ``user_config`` of the ingress."""
 
@@ -111,6 +137,25 @@ class IngressTuning(_Model):
         32, ge=1, description="Of those, captions and masks at most: slow ones leave faces room."
     )
     request_timeout_s: float = Field(30.0, gt=0, description="Longer requests end in `timeout`.")
+    max_video_bytes: int = Field(2**30, ge=1024, description="Largest video, compressed.")
+    max_video_pixels: int = Field(
+        10_000_000, ge=1, description="Videos with larger frames are refused before decoding."
+    )
+    max_video_frames: int = Field(
+        10_000, ge=1, le=1_000_000, description="Most frames answered for one video."
+    )
+    max_video_duration_s: float = Field(
+        10_800.0, gt=0, description="How far into a video is read; longer ones need `end_s`."
+    )
+    max_video_requests: int = Field(
+        4, ge=1, le=1000, description="Videos received and decoded at once; more: `overloaded`."
+    )
+    video_timeout_s: float = Field(
+        600.0, gt=0, description="Of requests that bring a video, instead of the other."
+    )
+    max_jobs: int = Field(
+        32, ge=1, le=10_000, description="Jobs queued or running; more are `overloaded`."
+    )
     search_limit: int = Field(5, ge=1, le=100, description="Subjects answered per face.")
     threshold: float | None = Field(
         None, ge=-1, le=1, description="Default threshold; unset: the face pack's calibrated one."

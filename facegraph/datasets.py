@@ -6,18 +6,23 @@ the first is written.
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from facegraph.dataset_entries import RawEntry, entries
 from facegraph.decisions import similarities
 from facegraph.errors import InvalidRequest
 from facegraph.types import FloatArray
 
 MAX_LABEL = 256
+
+UNIT = 1e-6
+"""A norm this near to 1 is 1: embeddings written here keep every bit when they are read again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,60 +54,72 @@ def read_dataset(data: bytes | str, dimension: int | None = None) -> Dataset:
     dimension: what every embedding must have; None: whatever the first has
     """
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the dataset is not JSON: {error}") from None
+        text = data if isinstance(data, str) else data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InvalidRequest("the dataset is no UTF-8") from None
     labels, rows = [], []
-    for where, label, numbers in _entries(value):
-        row = _row(where, numbers, dimension)
+    for entry in entries(io.StringIO(text)):
+        label, row = checked(entry, dimension)
         dimension = len(row)
         labels.append(label)
         rows.append(row)
-    embeddings = np.array(rows, np.float64).reshape(len(rows), dimension or 0)
-    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return Dataset(tuple(labels), np.asarray(embeddings / norms, np.float32))
+    embeddings = np.array(rows, np.float32).reshape(len(rows), dimension or 0)
+    return Dataset(tuple(labels), embeddings)
 
 
-def write_dataset(entries: Iterable[tuple[str, FloatArray]]) -> str:
+def write_dataset(rows: Iterable[tuple[str, FloatArray]]) -> str:
     """The text of ``[[label, "f,f,f,…"], …]``; float32 come back as they went."""
-    rows = [[label, ",".join(map(str, row.tolist()))] for label, row in entries]
-    return json.dumps(rows, ensure_ascii=False)
+    return "".join(dataset_text(rows))
 
 
-def _entries(value: Any) -> Iterator[tuple[str, str, Any]]:
-    """Where each embedding stands, its label and its numbers as they were sent."""
-    if isinstance(value, dict):
-        for label, images in value.items():
-            if not isinstance(images, list):
-                raise InvalidRequest(f"dataset: {label!r} must have a list")
-            for at, image in enumerate(images):
-                if not isinstance(image, dict) or "embedding" not in image:
-                    raise InvalidRequest(f"dataset: {label!r}[{at}] has no embedding")
-                yield f"{label!r}[{at}]", _label(label), image["embedding"]
-    elif isinstance(value, list):
-        for at, entry in enumerate(value):
-            if not isinstance(entry, list) or len(entry) != 2:
-                raise InvalidRequest(f"dataset: entry {at} is no [label, numbers]")
-            yield f"entry {at}", _label(entry[0]), entry[1]
-    else:
-        raise InvalidRequest("the dataset must be a list or an object")
+def dataset_text(rows: Iterable[tuple[str, FloatArray]]) -> Iterator[str]:
+    """As :func:`write_dataset`, a line for each entry."""
+    between = "["
+    for label, row in rows:
+        numbers = ",".join(map(str, row.tolist()))
+        yield between + json.dumps([label, numbers], ensure_ascii=False)
+        between = ",\n"
+    yield "[]\n" if between == "[" else "]\n"
 
 
-def _label(value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_LABEL:
-        raise InvalidRequest(f"dataset: a label is a text of 1 to {MAX_LABEL} characters")
-    return value
-
-
-def _row(where: str, numbers: Any, dimension: int | None) -> Sequence[float]:
+def checked(entry: RawEntry, dimension: int | None) -> tuple[str, FloatArray]:
+    """The label and the embedding, (d,) float32, L2-normalised; InvalidRequest."""
+    where, label, numbers = entry
+    if not isinstance(label, str) or not 0 < len(label) <= MAX_LABEL or not _is_text(label):
+        raise InvalidRequest(
+            f"dataset: {where} has no label with numbers; a label is a text of 1 to {MAX_LABEL} "
+            "characters"
+        )
     parts = numbers.split(",") if isinstance(numbers, str) else numbers
     try:
-        row = [float(part) for part in parts]
-    except (TypeError, ValueError):
-        raise InvalidRequest(f"dataset: {where} is no list of numbers") from None
-    if not row or (dimension is not None and len(row) != dimension):
-        raise InvalidRequest(f"dataset: {where} has {len(row)} numbers, not {dimension or 'any'}")
+        return label, unit_row(parts, dimension)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"dataset: {where} {error}") from None
+
+
+def unit_row(numbers: Any, dimension: int | None) -> FloatArray:
+    """``numbers`` as (d,) float32, L2-normalised; InvalidRequest, beginning with a verb.
+
+    What is normalised already keeps every bit.
+    """
+    try:
+        row = np.array([float(number) for number in numbers], np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidRequest("is no list of numbers") from None
+    if not len(row):
+        raise InvalidRequest("has no numbers")
+    if dimension is not None and len(row) != dimension:
+        raise InvalidRequest(f"has {len(row)} numbers, not {dimension}")
     norm = float(np.linalg.norm(row))
     if not np.isfinite(norm) or norm < 1e-6:
-        raise InvalidRequest(f"dataset: {where} must be finite and not all zeros")
-    return row
+        raise InvalidRequest("must be finite and not all zeros")
+    return np.asarray(row if abs(norm - 1) < UNIT else row / norm, np.float32)
+
+
+def _is_text(label: str) -> bool:
+    """Whether ``label`` can be written as UTF-8; JSON's escapes can make half a character."""
+    try:
+        label.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -65,6 +65,17 @@ class FacegraphError(Exception):
     def __str__(self) -> str:
         return self.detail
 
+    def problem(self) -> dict[str, Any]:
+        """The JSON object of RFC 9457, without the request's id."""
+        return {
+            "type": f"urn:facegraph:problem:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "errors": list(self.errors),
+        }
+
 
 class InvalidRequest(FacegraphError):
     code, status, title = "invalid_request", 400, "Invalid request"

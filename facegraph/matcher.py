@@ -46,7 +46,8 @@ class Records(Protocol):
         self, collection_id: str, *, since: int, incarnation: str
     ) -> tuple[Head, Sequence[Change]] | None:
         """Changes after ``since`` up to the answered head, oldest first; None when the log
-        cannot tell (pruned, or another incarnation): load again."""
+        cannot tell (pruned, or another incarnation): load again. Where ``head.more``, others
+        follow."""
         ...
 
 
@@ -190,12 +191,16 @@ class Matcher:
         ``head`` may be older than what the gallery has taken in since it was read, even of a
         collection that was deleted and made again; so a head that the gallery does not descend
         from is read again before it is believed.
+
+        A page of the log that others follow is no state to search in: it tells objects as they
+        are now, so who was replaced after it would be missing.
         """
         shelf = self._shelf(collection_id)
         async with shelf.lock:
             if shelf.gallery is not None and not _descends(head, shelf.gallery.snapshot):
                 head = await self._records.head(collection_id)
-            while shelf.gallery is None or not _covers(shelf.gallery.snapshot, head):
+            more = False
+            while shelf.gallery is None or more or not _covers(shelf.gallery.snapshot, head):
                 gallery, news = shelf.gallery, None
                 if gallery is not None and _descends(head, gallery.snapshot):
                     news = await self._records.changes(
@@ -206,9 +211,10 @@ class Matcher:
                 if gallery is None or news is None:
                     records = await self._records.load(collection_id)
                     shelf.gallery = await asyncio.to_thread(Gallery, records)
-                    head = records.head
+                    head, more = records.head, False
                 else:
                     await asyncio.to_thread(gallery.apply, *news)
+                    more = news[0].more
                     if not _descends(head, gallery.snapshot):
                         head = news[0]  # beyond what was asked for: nothing to wait for
             shelf.view = _View(shelf.gallery.snapshot, head.threshold)

@@ -22,6 +22,7 @@ from facegraph.errors import (
     FaceNotFound,
     InvalidImage,
     InvalidRequest,
+    LowQuality,
     Overloaded,
     SeveralFaces,
     StoreUnavailable,
@@ -74,6 +75,13 @@ class Rejected:
 
     index: int
     error: FacegraphError
+
+    def told(self) -> dict[str, Any]:
+        """What the client is told of it."""
+        told = {"index": self.index, "code": self.error.code, "detail": self.error.detail}
+        if isinstance(self.error, LowQuality):
+            told["reasons"] = [error["reason"] for error in self.error.errors]
+        return told
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,14 +190,19 @@ class Service:
         )
 
     async def samples(
-        self, images: Sequence[bytes], face: FacePolicy = "only"
+        self,
+        images: Sequence[bytes],
+        face: FacePolicy = "only",
+        min_quality: float | None = None,
     ) -> tuple[list[NewSample], list[Rejected]]:
         """A sample from each picture, or the reason there is none.
+
+        min_quality: a face of less is LowQuality; None takes any and measures nothing
 
         Raises when no picture gave one: a single picture's own error, else Unprocessable with
         every reason in ``errors``. A failing part of the service fails the whole request.
         """
-        outcomes = await _all(*(self._sample(image, face) for image in images))
+        outcomes = await _all(*(self._sample(image, face, min_quality) for image in images))
         rejected = [Rejected(i, o) for i, o in enumerate(outcomes) if isinstance(o, FacegraphError)]
         if images and len(rejected) == len(images):
             _raise(rejected)
@@ -286,15 +299,21 @@ class Service:
             raise FaceNotFound(f"no face in image {name!r}")
         return embedded
 
-    async def _sample(self, image: bytes, face: FacePolicy) -> NewSample | FacegraphError:
+    async def _sample(
+        self, image: bytes, face: FacePolicy, min_quality: float | None
+    ) -> NewSample | FacegraphError:
         try:
-            detection = await self.graph.detect(image, max_faces=1, crops=True)
+            detection = await self.graph.detect(
+                image, max_faces=1, crops=True, attributes=min_quality is not None
+            )
             if not detection.found:
                 raise FaceNotFound("no face in the image")
             if detection.found > 1 and face == "only":
                 raise SeveralFaces(
                     f"{detection.found} faces in the image; send one, or ask for face=largest"
                 )
+            if min_quality is not None:
+                _require_quality(detection, min_quality)
             (embedding,) = await self.graph.embed(detection.crops)
         except FacegraphError as error:
             if error.status >= 500:  # no fault of the picture
@@ -306,6 +325,21 @@ class Service:
             bbox=(x1, y1, x2, y2),
             detection_score=float(detection.faces.detection_scores[0]),
             crop=detection.crops[0],
+        )
+
+
+def _require_quality(detection: Detection, least: float) -> None:
+    """LowQuality, with a reason in each of its ``errors``, where the first face has less."""
+    told = detection.attributes
+    assert told is not None
+    assert told.qualities is not None
+    quality = float(told.qualities[0])
+    if quality < least:
+        reasons = told.quality_reasons[0] if told.quality_reasons else ()
+        why = f": {', '.join(reasons)}" if reasons else ""
+        raise LowQuality(
+            f"the face's quality is {quality:.2f}, {least:g} is asked for{why}",
+            tuple({"reason": reason} for reason in reasons),
         )
 
 
@@ -322,9 +356,7 @@ async def _all(*parts: Coroutine[Any, Any, T]) -> list[T]:
 def _raise(rejected: Sequence[Rejected]) -> NoReturn:
     if len(rejected) == 1:
         raise rejected[0].error
-    errors = tuple(
-        {"index": r.index, "code": r.error.code, "detail": r.error.detail} for r in rejected
-    )
+    errors = tuple(r.told() for r in rejected)
     first = type(rejected[0].error)
     kind = first if issubclass(first, Unprocessable) else InvalidImage
     raise kind("no picture could be enrolled", errors)

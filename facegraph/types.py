@@ -86,6 +86,8 @@ class Attributes:
     qualities: (n,) float32 in 0..1
     quality_parts: (n, 4) float32 in 0..1, in the order of ``QUALITY_PARTS``; 1 is as good as it
         gets for recognition
+    quality_reasons: per face what its quality suffers from, out of
+        :data:`facegraph.faces.quality.REASONS`; empty where nothing is below its bar
     live_probabilities: (n,) float32 in 0..1, that it is no picture of a picture
     """
 
@@ -95,6 +97,7 @@ class Attributes:
     qualities: FloatArray | None = None
     quality_parts: FloatArray | None = None
     live_probabilities: FloatArray | None = None
+    quality_reasons: tuple[tuple[str, ...], ...] | None = None
 
 
 QUALITY_PARTS = ("sharpness", "brightness", "size", "pose")
@@ -302,7 +305,10 @@ class NewSample:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a collection's history stands; what an index compares itself with."""
+    """Where a collection's history stands; what an index compares itself with.
+
+    more: the log went on after ``version`` when it was read up to there
+    """
 
     incarnation: str
     version: int
@@ -310,6 +316,7 @@ class Head:
     contract_id: str
     dimension: int
     threshold: float | None = None
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,3 +361,27 @@ class Change:
     sample_id: str | None = None
     subject: SubjectRecord | None = None
     embedding: FloatArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work that outlives its request.
+
+    progress: 0..1
+    problem: why it failed, as in a problem document
+    attempts: how often it was taken; ``worker`` is who has it, under a name for that time only
+    """
+
+    id: str
+    kind: str
+    state: Literal["queued", "running", "done", "failed"]
+    params: Mapping[str, Any]
+    progress: float
+    message: str
+    result: Mapping[str, Any] | None
+    problem: Mapping[str, Any] | None
+    attempts: int
+    worker: str | None
+    created_at: dt.datetime
+    started_at: dt.datetime | None
+    finished_at: dt.datetime | None

@@ -56,16 +56,22 @@ def embedding_of(person: int, dimension: int) -> FloatArray:
 
 
 def _fake_attributes(people: list[int]) -> Attributes:
-    """Person n is 20 + n years old, male where n is odd, and looks ahead; no liveness."""
+    """Person n is 20 + n years old, male where n is odd, and looks ahead; no liveness.
+
+    The quality is 0.8; that of person 13 and above 0.3, blurred.
+    """
     ages = np.array([20.0 + person for person in people], np.float32)
     male = np.array([float(person % 2) for person in people], np.float32)
     n = len(people)
+    parts = np.full((n, 4), 0.8, np.float32)
+    parts[:, 0] = [0.3 if person >= 13 else 0.8 for person in people]
     return Attributes(
         ages,
         male,
         np.zeros((n, 3), np.float32),
-        np.full(n, 0.8, np.float32),
-        np.full((n, 4), 0.8, np.float32),
+        parts.min(axis=1),
+        parts,
+        quality_reasons=tuple(("blurred",) if person >= 13 else () for person in people),
     )
 
 

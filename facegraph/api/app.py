@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from facegraph.api import docs
 from facegraph.api.compat import dialect_routes
+from facegraph.api.compat.gnosis.streams import close_streams
 from facegraph.api.endpoint import Endpoint
 from facegraph.api.fetch import url_fetcher
 from facegraph.api.metrics import Metrics
@@ -25,10 +28,13 @@ from facegraph.api.v1 import (
     analyze,
     collections,
     faces,
+    jobs,
     redact,
     search,
     subjects,
     system,
+    video_search,
+    videos,
     vision,
 )
 from facegraph.config import Settings
@@ -45,6 +51,9 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
     *vision.ENDPOINTS,
     *analyze.ENDPOINTS,
     *redact.ENDPOINTS,
+    *videos.ENDPOINTS,
+    *video_search.ENDPOINTS,
+    *jobs.ENDPOINTS,
     *system.ENDPOINTS,
 )
 
@@ -61,9 +70,16 @@ def create_app(service: Service) -> Starlette:
             FacegraphError: _problem,
             HTTPException: _http_error,
         },
+        lifespan=_lifespan,
     )
     app.state.facegraph = State(service, Metrics(), url_fetcher(service.settings.fetch_urls))
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    yield
+    await close_streams(app)
 
 
 def _routes(settings: Settings) -> list[BaseRoute]:
@@ -74,11 +90,11 @@ def _routes(settings: Settings) -> list[BaseRoute]:
 
     return [
         *(Route(e.path, e.__call__, methods=[e.method]) for e in ENDPOINTS),
-        Route("/", _home),
         Route("/openapi.json", openapi_json),
         Route("/metrics", _metrics),
         *docs.ROUTES,
         *dialect_routes(settings.root_dialects),
+        Route("/", _home),  # last: an old system may have a page of its own there
     ]
 
 

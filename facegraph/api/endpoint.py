@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
@@ -14,11 +14,11 @@ from starlette.responses import Response
 
 from facegraph.api.parsing import Parsed, parse
 from facegraph.api.state import State
+from facegraph.api.streaming import Streamed, StreamedResponse, Upload, received_video
 from facegraph.config import nearest
 from facegraph.errors import FacegraphError, InvalidRequest
+from facegraph.ids import is_id
 from facegraph.service import Service
-
-ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._@:-]{0,127}$"
 
 ImageRule = Literal["none", "one", "pair", "optional", "several"]
 """none; exactly one `image`; `source` and `target`; at most one `image`; any number as
@@ -48,17 +48,28 @@ P = TypeVar("P", bound=Params)
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[P]):
-    """One request, read and validated. ``images`` holds the compressed bytes in the order sent."""
+    """One request, read and validated.
+
+    images: the compressed bytes in the order sent
+    upload: the video, where the endpoint takes one
+    """
 
     params: P
     images: tuple[bytes, ...]
     path: Mapping[str, str]
     headers: Mapping[str, str]
     state: State
+    upload: Upload | None = None
 
     @property
     def service(self) -> Service:
         return self.state.service
+
+    @property
+    def video(self) -> Upload:
+        """The video of an endpoint that takes one."""
+        assert self.upload is not None
+        return self.upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +89,16 @@ class Picture:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Handler = Callable[[Call[P]], Awaitable[Mapping[str, Any] | Reply | Picture | None]]
+Handler = Callable[[Call[P]], Awaitable[Mapping[str, Any] | Reply | Picture | Streamed | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint(Generic[P]):
     """A route with its parameters, images, answer and the errors of its own.
 
-    answer: the TypedDict of its JSON, ``Picture``, or None for no body
+    answer: the TypedDict of its JSON, ``Picture``, ``Streamed``, or None for no body
+    video: whether the request brings a video, and no image
+    media_types: of a ``Streamed`` answer
     """
 
     method: str
@@ -96,18 +109,35 @@ class Endpoint(Generic[P]):
     images: ImageRule = "none"
     status: int = 200
     errors: tuple[type[FacegraphError], ...] = ()
+    video: bool = False
+    media_types: tuple[str, ...] = ()
 
     async def __call__(self, request: Request) -> Response:
         state: State = request.app.state.facegraph
-        parsed = await parse(request, state.service.tuning, state.fetch)
+        if not self.video:
+            parsed = await parse(request, state.service.tuning, state.fetch)
+            return await self._answer(request, state, parsed)
+        async with AsyncExitStack() as held:
+            parsed, upload = await held.enter_async_context(received_video(request))
+            response = await self._answer(request, state, parsed, upload)
+            if isinstance(response, StreamedResponse):
+                response.hold(held.pop_all())
+            return response
+
+    async def _answer(
+        self, request: Request, state: State, parsed: Parsed, upload: Upload | None = None
+    ) -> Response:
         call = Call(
             params=validate(self.params, parsed.params),
             images=pick_images(self.images, parsed),
             path=_path_ids(request.path_params),
             headers=request.headers,
             state=state,
+            upload=upload,
         )
         answer = await self.handler(call)
+        if isinstance(answer, Streamed):
+            return StreamedResponse(answer, self.status)
         if isinstance(answer, Picture):
             return Response(answer.data, self.status, dict(answer.headers), answer.media_type)
         reply = answer if isinstance(answer, Reply) else Reply(answer)
@@ -123,11 +153,15 @@ def endpoint(
     images: ImageRule = "none",
     status: int = 200,
     errors: tuple[type[FacegraphError], ...] = (),
+    video: bool = False,
+    media_types: tuple[str, ...] = (),
 ) -> Callable[[Handler[P]], Endpoint[P]]:
     """Declares the decorated coroutine as the handler of ``method path``."""
 
     def declare(handler: Handler[P]) -> Endpoint[P]:
-        return Endpoint(method, path, handler, params, answer, images, status, errors)
+        return Endpoint(
+            method, path, handler, params, answer, images, status, errors, video, media_types
+        )
 
     return declare
 
@@ -180,11 +214,6 @@ def pick_images(rule: ImageRule, parsed: Parsed) -> tuple[bytes, ...]:
         if count > 1 or (count == 0 and rule != "optional"):
             raise InvalidRequest(f"expected one image {name!r}, got {count}")
     return tuple(parsed.images[name][0] for name in allowed if name in parsed.images)
-
-
-def is_id(text: str) -> bool:
-    """Whether ``text`` is an id; stricter than ``$``, which lets a line break pass."""
-    return re.fullmatch(ID_PATTERN[1:-1], text) is not None
 
 
 def _path_ids(path_params: Mapping[str, str]) -> dict[str, str]:

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from facegraph.api.endpoint import ID_PATTERN, Call
+from facegraph.api.endpoint import Call
 from facegraph.errors import InvalidRequest
+from facegraph.ids import ID_PATTERN
 from facegraph.store import Enrolled, Idempotency
 
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from facegraph.api.problems import respond
-from facegraph.api.state import State
+from facegraph.api.state import State, TimeLimit
 from facegraph.errors import FacegraphError, Overloaded, TimedOut
 
 log = logging.getLogger("facegraph.http")
@@ -57,13 +57,13 @@ class Gate:
                 Overloaded(f"{tuning.max_concurrent_requests} requests are being answered"), receive
             )
             return
+        limit = TimeLimit(tuning.request_timeout_s, asyncio.timeout(tuning.request_timeout_s))
+        exchange.scope["state"]["time_limit"] = limit
         try:
-            async with asyncio.timeout(tuning.request_timeout_s):
+            async with limit.timeout:
                 await self._app(exchange.scope, receive, exchange.send)
         except TimeoutError:
-            await exchange.refuse(
-                TimedOut(f"not answered within {tuning.request_timeout_s:g} s"), receive
-            )
+            await exchange.refuse(TimedOut(f"not answered within {limit.seconds:g} s"), receive)
         except Exception:
             log.exception("request %s failed", exchange.request_id)
             await exchange.refuse(

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from facegraph import __version__
-from facegraph.api.endpoint import ID_PATTERN, Endpoint, ImageRule, Picture
+from facegraph.api.endpoint import Endpoint, ImageRule, Picture
 from facegraph.api.problems import MEDIA_TYPE
+from facegraph.api.streaming import Streamed
 from facegraph.errors import (
     FacegraphError,
     InvalidRequest,
@@ -20,6 +21,7 @@ from facegraph.errors import (
     TimedOut,
     UnsupportedMediaType,
 )
+from facegraph.ids import ID_PATTERN
 
 COMMON_ERRORS: tuple[type[FacegraphError], ...] = (InvalidRequest, Overloaded, TimedOut)
 _REF = "#/components/schemas/{model}"
@@ -137,6 +139,8 @@ def _is_list_of_text(part: Mapping[str, Any]) -> bool:
 def _body(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> dict[str, Any]:
     params = _params_schema(endpoint, schemas)
     members = params.get("properties", {})
+    if endpoint.video:
+        return _video_body(params)
     images = _FIELDS[endpoint.images]
     required = [] if endpoint.images in ("optional", "several", "none") else list(images)
     image: dict[str, Any] = {"$ref": _REF.format(model="Image")}
@@ -172,11 +176,26 @@ def _body(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> dict[str, Any]:
     return {"required": bool(required), "content": content}
 
 
+def _video_body(params: Mapping[str, Any]) -> dict[str, Any]:
+    file = {"type": "string", "format": "binary"}
+    form = {
+        "type": "object",
+        "required": ["video", *params.get("required", [])],
+        "properties": {"video": file, **params.get("properties", {})},
+    }
+    content = {"multipart/form-data": {"schema": form}, "video/*": {"schema": file}}
+    return {"required": True, "content": content}
+
+
 def _responses(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {str(endpoint.status): {"description": "Success"}}
     if endpoint.answer is Picture:
         binary = {"schema": {"type": "string", "format": "binary"}}
         responses[str(endpoint.status)]["content"] = {"image/*": binary}
+    elif endpoint.answer is Streamed:
+        binary = {"schema": {"type": "string", "format": "binary"}}
+        content = dict.fromkeys(endpoint.media_types, binary)
+        responses[str(endpoint.status)]["content"] = content
     elif endpoint.answer is not None:
         schema = TypeAdapter(endpoint.answer).json_schema(ref_template=_REF, mode="serialization")
         schemas.update(schema.pop("$defs", {}))
@@ -193,7 +212,7 @@ def _codes(endpoint: Endpoint[Any]) -> dict[int, list[str]]:
     errors = {*COMMON_ERRORS, *endpoint.errors}
     if endpoint.path.startswith("/v1/collections"):
         errors.add(StoreUnavailable)
-    if endpoint.images != "none":
+    if endpoint.images != "none" or endpoint.video:
         errors.add(UnsupportedMediaType)
     codes: dict[int, list[str]] = {}
     for error in sorted(errors, key=lambda kind: (kind.status, kind.code)):

@@ -12,10 +12,11 @@ import asyncio
 import base64
 import binascii
 import json
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -73,7 +74,7 @@ async def parse(request: Request, tuning: IngressTuning, fetch: FetchUrl) -> Par
         parsed.add_param(name, value)
     if request.method in ("GET", "HEAD", "DELETE"):
         return parsed
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = media_type_of(request)
     limits = Limits(tuning)
     if media_type == "multipart/form-data":
         await _read_form(request, parsed, limits)
@@ -107,11 +108,15 @@ async def _read_form(request: Request, parsed: Parsed, limits: Limits) -> None:
 
 @asynccontextmanager
 async def read_form(
-    request: Request, tuning: IngressTuning, max_bytes: int | None = None
+    request: Request,
+    tuning: IngressTuning,
+    max_bytes: int | None = None,
+    max_field_bytes: int | None = None,
 ) -> AsyncIterator[FormData]:
     """The multipart or urlencoded form; large files of it lie on disk while it is open.
 
     max_bytes: of the body, instead of ``max_request_bytes``; ImageTooLarge past it
+    max_field_bytes: of a field that is no file, instead of twice ``max_image_bytes``
     InvalidRequest for what is no form, and for more than ``max_images`` files.
     """
     limit = max_bytes or tuning.max_request_bytes
@@ -121,7 +126,7 @@ async def read_form(
         form = await bounded.form(
             max_files=tuning.max_images + 1,
             max_fields=100,
-            max_part_size=tuning.max_image_bytes * 2,
+            max_part_size=max_field_bytes or tuning.max_image_bytes * 2,
         )
     except HTTPException as error:
         raise InvalidRequest(f"the form cannot be read: {error.detail}") from None
@@ -129,6 +134,59 @@ async def read_form(
         yield form
     finally:
         await form.close()
+
+
+@asynccontextmanager
+async def read_video(
+    request: Request, tuning: IngressTuning
+) -> AsyncIterator[tuple[Parsed, BinaryIO]]:
+    """The parameters, and the video: multipart file ``video`` or the raw ``video/*`` body.
+
+    The video lies on disk, where it is large, until the block is left.
+    Raises InvalidRequest, ImageTooLarge past ``max_video_bytes`` or UnsupportedMediaType; what the
+    video holds is not looked at.
+    """
+    parsed = Parsed()
+    for name, value in request.query_params.multi_items():
+        parsed.add_param(name, value)
+    media_type = media_type_of(request)
+    if media_type == "multipart/form-data":
+        async with read_form(request, tuning, tuning.max_video_bytes) as form:
+            yield parsed, _video_of(form, parsed)
+    elif media_type.startswith("video/"):
+        _require_announced_size(request, tuning.max_video_bytes)
+        with tempfile.SpooledTemporaryFile(max_size=_LARGE) as file:
+            bounded = Request(request.scope, _bounded(request, tuning.max_video_bytes))
+            async for chunk in bounded.stream():
+                await asyncio.to_thread(file.write, chunk)
+            file.seek(0)
+            yield parsed, cast(BinaryIO, file)
+    else:
+        raise UnsupportedMediaType(
+            f"content type {media_type or 'missing'!r}: send multipart/form-data with a file "
+            "'video', or a video/* body"
+        )
+
+
+def media_type_of(request: Request) -> str:
+    """The content type without its parameters, in lower case; empty for none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _video_of(form: FormData, parsed: Parsed) -> BinaryIO:
+    videos: list[BinaryIO] = []
+    for name, value in form.multi_items():
+        if (name == "video") != isinstance(value, UploadFile):
+            raise InvalidRequest(
+                f"{name!r} must be a file" if name == "video" else f"unknown file field {name!r}"
+            )
+        if isinstance(value, UploadFile):
+            videos.append(value.file)
+        else:
+            parsed.add_param(name, value)
+    if len(videos) != 1:
+        raise InvalidRequest(f"one file 'video' is needed, not {len(videos)}")
+    return videos[0]
 
 
 def _bounded(request: Request, limit: int) -> Callable[[], Awaitable[Any]]:

@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from starlette.responses import Response
 
 from facegraph.errors import FacegraphError
 
 MEDIA_TYPE = "application/problem+json"
-
-
-def problem(error: FacegraphError) -> dict[str, Any]:
-    """The problem's JSON object, without the request's id."""
-    return {
-        "type": f"urn:facegraph:problem:{error.code}",
-        "title": error.title,
-        "status": error.status,
-        "detail": error.detail,
-        "code": error.code,
-        "errors": list(error.errors),
-    }
 
 
 def headers(error: FacegraphError) -> dict[str, str]:
@@ -31,7 +18,7 @@ def headers(error: FacegraphError) -> dict[str, str]:
 
 def respond(error: FacegraphError, request_id: str) -> Response:
     return Response(
-        json.dumps(problem(error) | {"request_id": request_id}),
+        json.dumps(error.problem() | {"request_id": request_id}),
         error.status,
         headers(error),
         MEDIA_TYPE,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal, NotRequired, cast
 
 from typing_extensions import TypedDict
 
+from facegraph.faces.liveness import LIVE
 from facegraph.types import (
+    QUALITY_PARTS,
+    Attributes,
     Collection,
     Contract,
     Decision,
@@ -28,11 +31,63 @@ class Box(TypedDict):
     height: float
 
 
+class Gender(TypedDict):
+    """``probability`` is that of the label."""
+
+    label: Literal["female", "male"]
+    probability: float
+
+
+class Pose(TypedDict):
+    """Degrees: yaw, positive where the face is turned to the image's right; pitch, up; roll,
+    clockwise."""
+
+    yaw: float
+    pitch: float
+    roll: float
+
+
+POSE = ("yaw", "pitch", "roll")
+
+QualityReason = Literal[
+    "blurred", "too_dark", "too_bright", "low_contrast", "too_small", "turned_away"
+]
+
+
+class Quality(TypedDict):
+    """``score`` is the least of the parts, 0..1; a part below 0.5 has a reason."""
+
+    score: float
+    sharpness: float
+    brightness: float
+    size: float
+    pose: float
+    reasons: list[QualityReason]
+
+
+class Liveness(TypedDict):
+    """``score`` is the probability that it is no picture of a picture; ``live`` from 0.5 on."""
+
+    live: bool
+    score: float
+
+
+class FaceAttributes(TypedDict):
+    """What the face pack tells; a member is left out where it has no model for it."""
+
+    age: NotRequired[int]
+    gender: NotRequired[Gender]
+    pose: NotRequired[Pose]
+    quality: NotRequired[Quality]
+    liveness: NotRequired[Liveness]
+
+
 class Face(TypedDict):
     bbox: Box
     bbox_normalized: Box
     landmarks: list[list[float]]
     detection_score: float
+    attributes: NotRequired[FaceAttributes]
 
 
 class ImageSize(TypedDict):
@@ -133,6 +188,7 @@ class RejectedImage(TypedDict):
     index: int
     code: str
     detail: str
+    reasons: NotRequired[list[str]]
 
 
 class EnrolledSubject(Answer):
@@ -161,6 +217,7 @@ class SearchedFace(TypedDict):
     bbox_normalized: NotRequired[Box]
     landmarks: NotRequired[list[list[float]]]
     detection_score: NotRequired[float]
+    attributes: NotRequired[FaceAttributes]
     decision: Decision
     matches: list[MatchAnswer]
     threshold: float
@@ -261,7 +318,51 @@ def box(x1: float, y1: float, x2: float, y2: float) -> Box:
 
 
 def face_list(detection: Detection) -> list[Face]:
-    """The faces of a detection, in its order."""
+    """The faces of a detection, in its order, with their attributes where they were asked for."""
+    faces = _faces(detection)
+    if detection.attributes is None:
+        return faces
+    told = attribute_list(detection.attributes, len(faces))
+    return [{**face, "attributes": each} for face, each in zip(faces, told, strict=True)]
+
+
+def attribute_list(told: Attributes, n: int) -> list[FaceAttributes]:
+    """Of each of ``n`` faces; members that no model told are left out."""
+    columns: dict[str, list[Any]] = {}
+    if told.ages is not None:
+        columns["age"] = [round(age) for age in told.ages.tolist()]
+    if told.male_probabilities is not None:
+        columns["gender"] = [_gender(male) for male in told.male_probabilities.tolist()]
+    if told.poses is not None:
+        columns["pose"] = [dict(zip(POSE, pose, strict=True)) for pose in told.poses.tolist()]
+    if told.qualities is not None:
+        columns["quality"] = _qualities(told)
+    if told.live_probabilities is not None:
+        columns["liveness"] = [
+            {"live": live >= LIVE, "score": live} for live in told.live_probabilities.tolist()
+        ]
+    rows = [{name: column[row] for name, column in columns.items()} for row in range(n)]
+    return cast(list[FaceAttributes], rows)
+
+
+def _gender(male: float) -> Gender:
+    if male > 0.5:
+        return {"label": "male", "probability": male}
+    return {"label": "female", "probability": 1 - male}
+
+
+def _qualities(told: Attributes) -> list[dict[str, Any]]:
+    assert told.qualities is not None
+    assert told.quality_parts is not None
+    scores, parts = told.qualities.tolist(), told.quality_parts.tolist()
+    reasons = told.quality_reasons or ((),) * len(scores)
+    return [
+        {"score": score, **dict(zip(QUALITY_PARTS, part, strict=True)), "reasons": list(why)}
+        for score, part, why in zip(scores, parts, reasons, strict=True)
+    ]
+
+
+def _faces(detection: Detection) -> list[Face]:
     faces: Faces = detection.faces
     w, h = detection.width, detection.height
     rows = zip(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from facegraph.api.metrics import Metrics
@@ -16,3 +17,18 @@ class State:
     service: Service
     metrics: Metrics
     fetch: FetchUrl
+
+
+@dataclass(slots=True)
+class TimeLimit:
+    """How long a request may take from its begin on; ``request.state.time_limit``."""
+
+    seconds: float
+    timeout: asyncio.Timeout
+
+    def extend(self, seconds: float) -> None:
+        """To ``seconds`` from the begin, where that is later."""
+        when = self.timeout.when()
+        if seconds > self.seconds and when is not None and not self.timeout.expired():
+            self.timeout.reschedule(when + seconds - self.seconds)
+            self.seconds = seconds

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from facegraph.config import Settings, settings_from
-from facegraph.models.installing import is_installed, pull, verify
+from facegraph.models.installing import FileState, is_complete, is_installed, pull, verify
 from facegraph.models.packfile import FacePackSpec, PackSpec, Purpose
 from facegraph.models.places import PackPlace, known_packs, locate
 
@@ -67,7 +67,9 @@ def _print_short(place: PackPlace[PackSpec]) -> None:
 
 
 def _state(place: PackPlace[PackSpec]) -> str:
-    return "installed" if is_installed(place) else "not installed"
+    if is_complete(place):
+        return "installed"
+    return "in part" if is_installed(place) else "not installed"
 
 
 def _licence(spec: PackSpec) -> str:
@@ -99,6 +101,10 @@ def run_show(options: argparse.Namespace) -> int:
         origin = "measured" if calibration.measured else "published, not measured"
         print(f"  threshold  {calibration.threshold:g} ({origin})")
     print(f"  folder     {place.home}")
+    if isinstance(spec, FacePackSpec):
+        for attribute in spec.attributes:
+            licence = attribute.licence or spec.licence
+            print(f"  attribute  {attribute.kind}: {attribute.file}, optional; {licence.name}")
     for file in spec.files:
         size = f"{file.bytes:,} B" if file.bytes else "size unknown"
         print(f"  {file.name}  {size}  SHA-256 {file.sha256 or 'unknown'}")
@@ -135,10 +141,20 @@ def _is_begun(place: PackPlace[PackSpec]) -> bool:
 def _print_states(place: PackPlace[PackSpec]) -> int:
     worst = 0
     for state in verify(place):
-        verdict = state.problem or ("ok" if state.known else "present, digest not known")
-        print(f"{place.spec.name}  {state.name}  {state.sha256 or '-'}  {verdict}")
-        worst = max(worst, 1 if state.problem else 0)
+        print(f"{place.spec.name}  {state.name}  {state.sha256 or '-'}  {_verdict(state)}")
+        worst = max(worst, 1 if state.problem and not _is_lacking(state) else 0)
     return worst
+
+
+def _verdict(state: FileState) -> str:
+    if _is_lacking(state):
+        return "missing, optional"
+    return state.problem or ("ok" if state.known else "present, digest not known")
+
+
+def _is_lacking(state: FileState) -> bool:
+    """Nothing is wrong: it is a file that the pack works without, and it is not there."""
+    return state.optional and state.sha256 is None
 
 
 def _settings(options: argparse.Namespace) -> Settings:

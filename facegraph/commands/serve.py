@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from facegraph.supervisor import configuration
+from facegraph.supervisor.overrides import overrides
 from facegraph.supervisor.supervisor import supervise
 
 CONFIG = Path("serve_config.yaml")
@@ -18,7 +20,18 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="run the service on this machine, in a Ray instance of its own, until Ctrl-C",
     )
     parser.add_argument("--config", type=Path, default=CONFIG, help=f"default: {CONFIG}")
-    parser.add_argument("--port", type=int, help="HTTP port; default: the file's")
+    parser.add_argument("--host", help="address to listen on; default: the file's")
+    parser.add_argument("--port", type=int, help="port to listen on; default: the file's")
+    parser.add_argument(
+        "--tls-certificate",
+        dest="certificate",
+        type=Path,
+        metavar="FILE",
+        help="serve HTTPS with this certificate (PEM, the issuer's behind it)",
+    )
+    parser.add_argument(
+        "--tls-key", dest="key", type=Path, metavar="FILE", help="the certificate's private key"
+    )
     parser.add_argument(
         "--accept-license",
         dest="accepted",
@@ -31,7 +44,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(options: argparse.Namespace) -> int:
-    launch = configuration.read(options.config, options.port)
+    above = overrides(vars(options), os.environ)
+    for line in above.notes:
+        _complain(f"facegraph: {line}")
+    launch = configuration.read(options.config, above)
     return supervise(launch, options.accepted, _say, _complain)
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
 
 from facegraph.api.schemas import segmentation_answer
+from facegraph.commands.pictures import fresh_file
 from facegraph.config import CaptionerTuning, SegmenterTuning, Settings, settings_from
 from facegraph.errors import ImageTooLarge, InvalidRequest, Unprocessable
 from facegraph.images import decode
@@ -92,12 +91,9 @@ def _settings(**chosen: str | None) -> Settings:
 
 def _write(picture: ByteArray, folder: Path, stem: str) -> Path:
     """A JPEG in ``folder``, over no other file: the original may lie there, too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2))):
-        with suppress(FileExistsError), (folder / f"{name}.jpg").open("xb") as file:
-            Image.fromarray(picture).save(file, "JPEG", quality=92)
-            return folder / f"{name}.jpg"
-    raise AssertionError("numbers do not end")
+    path = fresh_file(folder, stem, ".jpg")
+    Image.fromarray(picture).save(path, "JPEG", quality=92)
+    return path
 
 
 def _each(

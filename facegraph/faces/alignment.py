@@ -34,7 +34,7 @@ def align(rgb: ByteArray, faces: Faces) -> ByteArray:
     """The crops of ``faces`` in the image ``rgb`` (h, w, 3): (n, 112, 112, 3) uint8 RGB."""
     crops = np.zeros((len(faces), CROP_SIZE, CROP_SIZE, 3), np.uint8)
     for crop, matrix in zip(crops, transforms(faces), strict=True):
-        _warp(rgb, matrix, crop)
+        warp(rgb, matrix, crop)
     return crops
 
 
@@ -75,33 +75,44 @@ def _from_boxes(boxes: Matrices) -> Matrices:
     return matrices
 
 
-def _warp(rgb: ByteArray, matrix: npt.NDArray[np.float64], crop: ByteArray) -> None:
-    """Fill ``crop``; outside the image it stays black.
+def warp(
+    rgb: ByteArray,
+    matrix: npt.NDArray[np.float64],
+    crop: ByteArray,
+    *,
+    border: int = cv2.BORDER_CONSTANT,
+    average: bool = True,
+) -> None:
+    """Fill the square ``crop`` with what ``matrix`` (2, 3) brings into it.
+
+    border: what lies outside the image; by default it is black
 
     Only the part of the image that the crop shows is touched: warpAffine refuses sides of
     32,768 pixels and more. A face much larger than the crop is first shrunk by a whole factor,
-    averaging, because bilinear sampling would skip pixels (aliasing).
+    averaging, because bilinear sampling would skip pixels (aliasing); ``average`` False is for
+    models that were trained on skipped ones.
     """
-    window = _window(matrix, rgb.shape[1], rgb.shape[0])
+    side = crop.shape[0]
+    window = _window(matrix, side, rgb.shape[1], rgb.shape[0])
     if window is None:
         return
     left, top, right, bottom = window
     part = rgb[top:bottom, left:right]
     matrix = matrix @ _moved(left, top)
-    factor = int(1 / np.hypot(matrix[0, 0], matrix[1, 0]))
+    factor = int(1 / np.hypot(matrix[0, 0], matrix[1, 0])) if average else 1
     if factor > 1:
         height, width = part.shape[:2]
         size = (max(1, width // factor), max(1, height // factor))
         part = np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.uint8)
         matrix = matrix @ _grown(width / size[0], height / size[1])
-    cv2.warpAffine(part, matrix, (CROP_SIZE, CROP_SIZE), dst=crop, borderMode=cv2.BORDER_CONSTANT)
+    cv2.warpAffine(part, matrix, (side, side), dst=crop, borderMode=border)
 
 
 def _window(
-    matrix: npt.NDArray[np.float64], width: int, height: int
+    matrix: npt.NDArray[np.float64], side: int, width: int, height: int
 ) -> tuple[int, int, int, int] | None:
     """The part of the image that the crop shows, with 2 pixels around; None if there is none."""
-    corners = np.array([[0, 0], [CROP_SIZE, 0], [0, CROP_SIZE], [CROP_SIZE, CROP_SIZE]]) - 0.5
+    corners = np.array([[0, 0], [side, 0], [0, side], [side, side]]) - 0.5
     inside = np.linalg.solve(matrix[:, :2], (corners - matrix[:, 2]).T)
     margin = 2 + 1 / np.hypot(matrix[0, 0], matrix[1, 0])
     low = np.floor(inside.min(axis=1) - margin)

@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from facegraph.config import DetectorTuning
 from facegraph.faces.alignment import align
+from facegraph.faces.attributes import AttributeReader
 from facegraph.faces.heads import HEADS, Candidates
 from facegraph.faces.refinement import SIDE, overlap, refine, vote
 from facegraph.faces.views import FREE_SHAPES, Shape, View, close_up, draw, shrink, tiles, whole
 from facegraph.images import decode
 from facegraph.models.engines import Accelerator, EngineName, open_engine
 from facegraph.models.packs import FacePack
-from facegraph.types import Attributes, ByteArray, Detection, Faces, FloatArray
+from facegraph.types import ByteArray, Detection, Faces, FloatArray
 
 EDGE = 12.0
 """A box that begins or ends this near to a tile's inner edge, in pixels of the input, counts as cut
@@ -59,6 +60,9 @@ class Detector:
             gpu_memory_bytes=gpu_memory_bytes,
             exact=True,
         )
+        self._attributes = AttributeReader(
+            pack.attributes, engine=engine, threads=threads, concurrency=concurrency
+        )
         self._shapes = _shapes(self._engine.input_shape)
         # OpenCV, too, would take every core of the machine for each of its calls.
         cv2.setNumThreads(threads)
@@ -86,7 +90,7 @@ class Detector:
         found, scale = self._find(rgb, min_score)
         faces = self._refined(rgb, found.take(slice(0, max_faces)), scale)
         aligned = align(rgb, faces if crops else Faces.empty())
-        told = Attributes() if attributes else None
+        told = self._attributes.read(rgb, faces) if attributes else None
         return Detection(rgb.shape[1], rgb.shape[0], faces, aligned, len(found), told)
 
     def detect_pixels(self, rgb: ByteArray) -> Faces:
@@ -138,6 +142,7 @@ class Detector:
             "licence": self._pack.licence.name,
             "engine": self._engine.name,
             "provider": self._engine.provider,
+            "attributes": self._attributes.describe(),
         }
 
     def _look(self, scaled: ByteArray, view: View, min_score: float) -> Candidates:

@@ -1,9 +1,10 @@
 """InsightFace packs: whatever lies in ``<insightface_home>/models/<pack>/``, read as that library
 reads it.
 
-Which file is the detector and which the embedder, and how the embedder wants its pixels, is the
-``insightface`` package's own knowledge, so an existing user's files work whatever their digests.
-Its classes only look at the graphs; our engines run them, one pass per view.
+Which file is the detector, which the embedder and which tells age and gender, and how they want
+their pixels, is the ``insightface`` package's own knowledge, so an existing user's files work
+whatever their digests. Its classes only look at the graphs; our engines run them, one pass per
+view.
 """
 
 from __future__ import annotations
@@ -15,27 +16,41 @@ from typing import Any
 
 from facegraph.errors import ConfigError
 from facegraph.models.packfile import FacePackSpec
-from facegraph.models.packs import DetectorModel, EmbedderModel, FacePack, assemble, triple
-from facegraph.models.places import ModelFile, PackPlace, missing, sha256_of
+from facegraph.models.packs import (
+    AttributeModel,
+    DetectorModel,
+    EmbedderModel,
+    FacePack,
+    assemble,
+    triple,
+)
+from facegraph.models.places import Licence, ModelFile, PackPlace, missing, sha256_of
 from facegraph.types import CROP_SIZE
 
 DETECTOR_OUTPUTS = 5
 """A graph with at least as many outputs is a detector; the package's router goes by the same."""
 
+GENDERAGE_SIDE = 96
+"""A graph that takes crops of this side tells attributes; the package's router goes by the same."""
+
+GENDERAGE_OUTPUTS = 3
+
 
 def find_insightface_pack(place: PackPlace[FacePackSpec]) -> FacePack:
     """The pack in its folder; ModelMissing without both models, ConfigError for other shapes."""
-    detector = embedder = None
+    detector = embedder = genderage = None
     for path in model_paths(place):
         graph = _Graph.read(path)
         if len(graph.outputs) >= DETECTOR_OUTPUTS:
             detector = detector or _detector(place, path, graph)
         elif graph.inputs[0].shape[2:] == [CROP_SIZE, CROP_SIZE]:
             embedder = embedder or _embedder(place, path, graph)
+        elif _tells_age(graph):
+            genderage = genderage or _genderage(place, path, graph)
     if detector is None or embedder is None:
         lacks = "detector" if detector is None else "embedder"
         raise missing(place, f"no {lacks} among the .onnx files in {place.home}")
-    return assemble(place.spec, detector, embedder)
+    return assemble(place, detector, embedder, () if genderage is None else (genderage,))
 
 
 def model_paths(place: PackPlace[FacePackSpec]) -> list[Path]:
@@ -59,6 +74,23 @@ def _embedder(place: PackPlace[FacePackSpec], path: Path, graph: _Graph) -> Embe
         color="rgb",
         mean=triple(float(model.input_mean)),
         std=triple(float(model.input_std)),
+    )
+
+
+def _tells_age(graph: _Graph) -> bool:
+    return graph.inputs[0].shape[2:] == [GENDERAGE_SIDE, GENDERAGE_SIDE] and graph.outputs[0].shape[
+        1:
+    ] == [GENDERAGE_OUTPUTS]
+
+
+def _genderage(place: PackPlace[FacePackSpec], path: Path, graph: _Graph) -> AttributeModel:
+    model = _model_zoo().Attribute(model_file=str(path), session=graph)
+    return AttributeModel(
+        kind="genderage",
+        file=_file(place, path),
+        licence=Licence.of(place.spec.licence),
+        mean=float(model.input_mean),
+        std=float(model.input_std),
     )
 
 

@@ -1,7 +1,8 @@
 """Installing a pack: fetch, check, prepare, move into place.
 
 A file appears under its name only whole and checked. The receipt is written last, so a pack is
-either installed or not. One process at a time works on a pack; a second waits and finds it done.
+either installed or not; where optional files lack, the next pull looks for them again. One process
+at a time works on a pack; a second waits and finds it done.
 """
 
 from __future__ import annotations
@@ -30,26 +31,28 @@ from facegraph.models.places import (
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """One file of a pack as it lies on disk. ``state`` is empty where all is well."""
+    """One file of a pack as it lies on disk. ``problem`` is empty where all is well; the pack works
+    in spite of that of an optional one."""
 
     name: str
     path: Path
     sha256: str | None
     known: bool
     problem: str
+    optional: bool = False
 
 
 def pull(
     place: PackPlace[PackSpec], *, accept_licence: bool, given: Path | None, report: Report
 ) -> bool:
-    """Bring every file of the pack; False when it was installed already.
+    """Bring every file of the pack; False when all of them were there already.
 
     given: a folder, zip archive, wheel or file of the user's, taken instead of the sources
     Raises ConfigError where the licence wants to be accepted, ModelMissing where a file cannot
-    be had or its digest is not the expected one.
+    be had or its digest is not the expected one. Of optional files that is only reported.
     """
     spec = place.spec
-    if is_installed(place):
+    if is_complete(place):
         return False
     if not spec.licence.permissive and not accept_licence:
         raise ConfigError(
@@ -57,18 +60,30 @@ def pull(
             f"to accept it run: facegraph models pull {spec.name} --accept-license"
         )
     with _locked(place.home) as work:
-        if is_installed(place):
+        if is_complete(place):
             return False
+        installed = is_installed(place)
         for file in _all_files(place):
-            _install(file, place, work, given, report)
+            if file.name in spec.optional:
+                _install_optional(file, place, work, given, report)
+            elif not installed:
+                _install(file, place, work, given, report)
         _write_receipt(place)
     return True
 
 
+def is_complete(place: PackPlace[PackSpec]) -> bool:
+    """Whether the optional files are there, too."""
+    return is_installed(place) and (
+        _insightface(place) is not None or not any(state.problem for state in verify(place))
+    )
+
+
 def is_installed(place: PackPlace[PackSpec]) -> bool:
+    """Whether the pack works."""
     foreign = _insightface(place)
     if foreign is None:
-        return all(not state.problem for state in verify(place))
+        return all(state.optional or not state.problem for state in verify(place))
     try:
         find_insightface_pack(foreign)
     except StartupError:
@@ -85,7 +100,11 @@ def verify(place: PackPlace[PackSpec]) -> list[FileState]:
     if foreign is not None and model_paths(foreign):
         return [_insightface_state(place, path) for path in model_paths(foreign)]
     receipt = read_receipt(place.home)
-    return [state for file in _all_files(place) for state in _states(file, place.folders, receipt)]
+    return [
+        replace(state, optional=file.name in place.spec.optional)
+        for file in _all_files(place)
+        for state in _states(file, place.folders, receipt)
+    ]
 
 
 def _insightface(place: PackPlace[PackSpec]) -> PackPlace[FacePackSpec] | None:
@@ -102,7 +121,7 @@ def _insightface_state(place: PackPlace[PackSpec], path: Path) -> FileState:
 
 def _all_files(place: PackPlace[PackSpec]) -> tuple[FileSpec, ...]:
     spec = place.spec
-    return spec.files or tuple(spec.file(name) for name in spec.opened)
+    return spec.files or tuple(spec.file(name) for name in (*spec.opened, *spec.optional))
 
 
 def _states(
@@ -148,6 +167,17 @@ def _install(
         write_atomically(place.home / file.runnable, prepare(target.read_bytes(), file.prepare))
 
 
+def _install_optional(
+    file: FileSpec, place: PackPlace[PackSpec], work: Path, given: Path | None, report: Report
+) -> None:
+    if not any(s.problem for s in _states(file, place.folders, read_receipt(place.home))):
+        return
+    try:
+        _install(file, place, work, given, report)
+    except ModelMissing as error:
+        report(f"going on without {file.name}, which {place.spec.name} can do without: {error}")
+
+
 def _is_file(path: Path, sha256: str | None) -> bool:
     return path.is_file() and sha256 in (None, sha256_of(path))
 
@@ -178,6 +208,8 @@ def _checked(path: Path, file: FileSpec, work: Path) -> Path:
 def _write_receipt(place: PackPlace[PackSpec]) -> None:
     receipt = {}
     for file in _all_files(place):
+        if not all((place.home / name).is_file() for name in {file.name, file.runnable}):
+            continue  # optional, or it lies beside the pack file
         receipt[file.name] = sha256_of(place.home / file.name)
         if file.prepare:
             receipt[file.runnable] = prepared_mark(file, sha256_of(place.home / file.runnable))

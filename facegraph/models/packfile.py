@@ -26,7 +26,17 @@ A pack is for faces, for segmenting or for captioning. Of a face pack everything
     threshold = 0.35               # least cosine of "the same person"
     data = "what it was measured on"
 
-In place of these three sections a segmenter pack has one, and a captioner pack another::
+What is told of faces beyond where they are has files of its own. None of them has to be there: the
+pack works without, and `models pull` brings those that have sources::
+
+    [[attributes]]
+    kind = "dlib-age"              # or "dlib-gender", "genderage", "minifasnet"
+    file = "age-v1.onnx"
+    licence = { name = "CC0-1.0", permissive = true }    # left out: the pack's
+    # mean, std = 0, 1             # genderage: (pixel - mean) / std is what it takes
+    # scale = 2.7                  # minifasnet: how much larger than the face's box it looks
+
+In place of these sections a segmenter pack has one, and a captioner pack another::
 
     [segmenter]
     kind = "yolact"                # or "yolo", "rfdetr"
@@ -206,6 +216,25 @@ class LicenceSpec(_Strict):
     url: str | None = None
 
 
+AttributeKind = Literal["dlib-age", "dlib-gender", "genderage", "minifasnet"]
+
+
+class AttributeSpec(_Strict):
+    kind: AttributeKind
+    file: str
+    licence: LicenceSpec | None = None
+    mean: float = 0.0
+    std: Annotated[float, AfterValidator(_nonzero)] = 1.0
+    scale: float | None = Field(None, ge=1, le=10)
+
+    @model_validator(mode="after")
+    def _scale_of_the_kind(self) -> Self:
+        if (self.scale is None) == (self.kind == "minifasnet"):
+            wanted = "given" if self.kind == "minifasnet" else "left out"
+            raise ValueError(f"scale of kind {self.kind} must be {wanted}")
+        return self
+
+
 class CalibrationSpec(_Strict):
     """``far`` and ``frr`` are those at ``threshold`` on ``data``; unset where only published."""
 
@@ -262,6 +291,11 @@ class PackSpec(_Strict):
         """Names of the files that the models are made of."""
         raise NotImplementedError
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Names of files that add something; the pack works without them."""
+        return ()
+
     def file(self, name: str) -> FileSpec:
         return next(
             (file for file in self.files if file.name == name),
@@ -279,10 +313,22 @@ class FacePackSpec(PackSpec):
     detector: DetectorSpec
     embedder: EmbedderSpec
     calibration: CalibrationSpec
+    attributes: tuple[AttributeSpec, ...] = ()
+
+    @model_validator(mode="after")
+    def _licence_covers_all(self) -> Self:
+        restricted = (a for a in self.attributes if a.licence and not a.licence.permissive)
+        if self.licence.permissive and (first := next(restricted, None)):
+            raise ValueError(f"licence.permissive must be false: that of {first.file} is not")
+        return self
 
     @property
     def opened(self) -> tuple[str, ...]:
         return (self.detector.file, self.embedder.file)
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return tuple(attribute.file for attribute in self.attributes)
 
 
 class SegmenterPackSpec(PackSpec):
@@ -309,7 +355,7 @@ class CaptionerPackSpec(PackSpec):
 
 def _shape_of(values: dict[str, Any]) -> type[PackSpec]:
     """What kind of pack a document is by its sections; a face pack where nothing says so."""
-    faces = bool(values.keys() & {"detector", "embedder", "calibration"})
+    faces = bool(values.keys() & {"detector", "embedder", "calibration", "attributes"})
     kinds = [name for name in ("segmenter", "captioner") if name in values]
     if len(kinds) + faces > 1:
         raise ConfigError("a pack is for faces, a segmenter or a captioner, not for several")

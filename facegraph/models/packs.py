@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from facegraph.config import Settings
-from facegraph.models.packfile import FacePackSpec
+from facegraph.errors import ModelMissing
+from facegraph.models.packfile import AttributeKind, AttributeSpec, FacePackSpec
 from facegraph.models.places import (
     Licence,
     ModelFile,
     PackPlace,
+    is_file_there,
     known_packs,
     locate,
     locate_as,
@@ -25,6 +30,8 @@ from facegraph.models.places import (
 from facegraph.types import Contract
 
 __all__ = [
+    "AttributeKind",
+    "AttributeModel",
     "Calibration",
     "DetectorModel",
     "EmbedderModel",
@@ -38,7 +45,16 @@ __all__ = [
     "sha256_of",
 ]
 
+log = logging.getLogger(__name__)
+
 Triple = tuple[float, float, float]
+
+LIVENESS_FOLDER = "liveness"
+"""Below a pack's folder; MiniFASNet's files, called as their authors call them, are found there."""
+
+LIVENESS_NAME = re.compile(r"(\d+(?:\.\d+)?)_(?:.*_)?80x80_MiniFASNet\w*\.onnx")
+
+LIVENESS_LICENCE = Licence("Apache-2.0", permissive=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +73,22 @@ class EmbedderModel:
     color: Literal["rgb", "bgr"]
     mean: Triple
     std: Triple
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeModel:
+    """A model that tells something of a face: age, gender, whether it is live.
+
+    mean, std: of genderage; ``(pixel - mean) / std`` is what it takes
+    scale: of minifasnet; how much larger than the face's box it looks
+    """
+
+    kind: AttributeKind
+    file: ModelFile
+    licence: Licence
+    mean: float = 0.0
+    std: float = 1.0
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +113,7 @@ class FacePack:
     calibration: Calibration
     detector: DetectorModel
     embedder: EmbedderModel
+    attributes: tuple[AttributeModel, ...] = ()
 
     @property
     def threshold(self) -> float:
@@ -89,7 +122,8 @@ class FacePack:
 
     @property
     def files(self) -> tuple[ModelFile, ...]:
-        return (self.detector.file, self.embedder.file)
+        """Of the detector, the embedder and the attribute models."""
+        return (self.detector.file, self.embedder.file, *(a.file for a in self.attributes))
 
 
 def find_pack(settings: Settings) -> FacePack:
@@ -114,10 +148,18 @@ def find_pack(settings: Settings) -> FacePack:
         mean,
         std,
     )
-    return assemble(spec, detector, embedder)
+    return assemble(place, detector, embedder)
 
 
-def assemble(spec: FacePackSpec, detector: DetectorModel, embedder: EmbedderModel) -> FacePack:
+def assemble(
+    place: PackPlace[FacePackSpec],
+    detector: DetectorModel,
+    embedder: EmbedderModel,
+    attributes: tuple[AttributeModel, ...] = (),
+) -> FacePack:
+    """The pack of these models and of the attribute models that its file names or that lie in its
+    ``liveness`` folder."""
+    spec = place.spec
     calibration = spec.calibration
     return FacePack(
         name=spec.name,
@@ -133,7 +175,42 @@ def assemble(spec: FacePackSpec, detector: DetectorModel, embedder: EmbedderMode
         ),
         detector=detector,
         embedder=embedder,
+        attributes=(*attributes, *_named(place), *_liveness(place)),
     )
+
+
+def _named(place: PackPlace[FacePackSpec]) -> Iterator[AttributeModel]:
+    """Those of the pack file whose files are there and sound; the pack works without the others."""
+    for spec in place.spec.attributes:
+        if is_file_there(place, spec.file):
+            try:
+                yield _attribute(spec, place)
+            except ModelMissing as error:
+                log.warning("going on without %s: %s", spec.file, error)
+
+
+def _attribute(spec: AttributeSpec, place: PackPlace[FacePackSpec]) -> AttributeModel:
+    return AttributeModel(
+        kind=spec.kind,
+        file=model_file(place, spec.file),
+        licence=Licence.of(spec.licence or place.spec.licence),
+        mean=spec.mean,
+        std=spec.std,
+        scale=spec.scale or 1.0,
+    )
+
+
+def _liveness(place: PackPlace[FacePackSpec]) -> Iterator[AttributeModel]:
+    """Files like ``2.7_80x80_MiniFASNetV2.onnx``: the scale stands before the first underscore."""
+    taken = set(place.spec.optional)
+    for folder in place.folders:
+        for path in sorted((folder / LIVENESS_FOLDER).glob("*.onnx")):
+            called = LIVENESS_NAME.fullmatch(path.name)
+            name = f"{LIVENESS_FOLDER}/{path.name}"
+            if called and name not in taken:
+                taken.add(name)
+                file = ModelFile(name, path, sha256_of(path), known=False)
+                yield AttributeModel("minifasnet", file, LIVENESS_LICENCE, scale=float(called[1]))
 
 
 def contract_of(pack: str, alignment: str, embedder: EmbedderModel) -> Contract:

@@ -156,7 +156,12 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 def is_there(place: PackPlace[PackSpec]) -> bool:
     """Whether every file that the models are made of lies on disk, whatever is in it."""
-    return all(_folder_of(place, place.spec.file(name).runnable) for name in place.spec.opened)
+    return all(is_file_there(place, name) for name in place.spec.opened)
+
+
+def is_file_there(place: PackPlace[PackSpec], name: str) -> bool:
+    """Whether the file ``name`` lies on disk, whatever is in it."""
+    return _folder_of(place, place.spec.file(name).runnable) is not None
 
 
 def model_file(place: PackPlace[PackSpec], name: str) -> ModelFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from psycopg.sql import SQL
@@ -83,12 +84,8 @@ async def changes(
     last = await found.fetchone()
     until = now.version if last is None else last[0]
     rows = await connection.execute(_CHANGES, [collection_id, since, until])
-    reached = Head(now.incarnation, until, *_rest(now))
+    reached = replace(now, version=until, more=until < now.version)
     return reached, [change async for row in rows if (change := _change(row)) is not None]
-
-
-def _rest(head: Head) -> tuple[int, str, int, float | None]:
-    return head.log_floor, head.contract_id, head.dimension, head.threshold
 
 
 def _change(row: tuple[Any, ...]) -> Change | None:

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 from facegraph.errors import DatabaseError, PreconditionFailed
 from facegraph.store import changelog, choices, collections, loading, samples, subjects
 from facegraph.store.collections import DEFAULT
-from facegraph.store.connecting import Connection, connect
+from facegraph.store.connecting import BlockingConnection, Connection, connect
 from facegraph.store.exclusive import ExclusiveLocks
 from facegraph.store.failures import FAILURES, one_line
 from facegraph.store.idempotency import Idempotency, Replayed, recall, remember, replay
 from facegraph.store.ids import new_id
+from facegraph.store.jobqueue import JobQueue
 from facegraph.store.link import Heal, Link
 from facegraph.store.migrations import migrate
 from facegraph.store.opening import Opening
@@ -67,6 +68,7 @@ class Store:
     ) -> None:
         self._link = Link(url, pool_size=pool_size, heal=on_unavailable)
         self._locks = ExclusiveLocks(self._link)
+        self.jobs = JobQueue(self._link)
         self._on_close = on_close
         self._keep_versions = keep_versions
 
@@ -260,6 +262,28 @@ class Store:
         )
         return await self._enrol(collection_id, upsert, samples, contract, None)
 
+    async def replace_subject(
+        self,
+        collection_id: str,
+        subject_id: str,
+        *,
+        samples: Sequence[NewSample],
+        contract: Contract,
+        name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Enrolled:
+        """Makes the subject, or all of it but its external id anew: name, metadata, samples.
+
+        All in one version, so that no search misses it. ContractMismatch, Conflict.
+        """
+        replace = partial(
+            subjects.replace,
+            subject_id=check_id("subject id", subject_id),
+            name=check_text("name", name),
+            metadata=check_metadata(metadata),
+        )
+        return await self._enrol(collection_id, replace, samples, contract, None)
+
     async def recall(self, collection_id: str, token: Idempotency) -> Enrolled | None:
         """What an enrolment under this key was answered; None for a new key, Conflict."""
         check_id("collection id", collection_id)
@@ -309,7 +333,7 @@ class Store:
         async def work(write: Write) -> Subject:
             return await subjects.update(write, subject_id, values, if_revision)
 
-        return (await self._write_and(collection_id, work))[0]
+        return (await self.write_to(collection_id, work))[0]
 
     async def delete_subject(self, collection_id: str, subject_id: str) -> int:
         """Erases it with its samples; the version that shows it. SubjectNotFound."""
@@ -419,10 +443,9 @@ class Store:
             raise DatabaseError(f"cannot use the new database: {one_line(error)}") from error
         await self._link.move(url)
 
-    async def _write(self, collection_id: str, work: Callable[[Write], Awaitable[None]]) -> int:
-        return (await self._write_and(collection_id, work))[1]
+    # Work that is defined elsewhere
 
-    async def _write_and(
+    async def write_to(
         self, collection_id: str, work: Callable[[Write], Awaitable[T]]
     ) -> tuple[T, int]:
         """Runs ``work`` as one version of the collection; its result and the version."""
@@ -434,6 +457,17 @@ class Store:
             return result, await write.finish(self._keep_versions)
 
         return await self._link.write(transaction)
+
+    async def read(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Runs ``work`` in one consistent snapshot."""
+        return await self._link.read(work)
+
+    async def read_in_thread(self, work: Callable[[BlockingConnection], T]) -> T:
+        """As :meth:`read`, for work that would hold up the event loop."""
+        return await self._link.read_in_thread(work)
+
+    async def _write(self, collection_id: str, work: Callable[[Write], Awaitable[None]]) -> int:
+        return (await self.write_to(collection_id, work))[1]
 
     async def _enrol(
         self,
@@ -458,7 +492,7 @@ class Store:
             return await remember(write, token, answer)
 
         try:
-            return (await self._write_and(collection_id, work))[0]
+            return (await self.write_to(collection_id, work))[0]
         except Replayed as before:
             return before.answer
 

@@ -50,6 +50,7 @@ RETURNING {}
 _DELETE = """
 DELETE FROM facegraph.subjects WHERE collection_id = %s AND id = %s RETURNING sample_count
 """
+_DELETE_SAMPLES = "DELETE FROM facegraph.samples WHERE collection_id = %s AND subject_id = %s"
 _DELETE_ALL = "DELETE FROM facegraph.subjects WHERE collection_id = %s"
 _CHANGEABLE = frozenset({"name", "external_id", "metadata"})
 
@@ -95,6 +96,22 @@ async def upsert(
     write.subjects += held is None
     write.log("subject_upserted", subject_id)
     return subject
+
+
+async def replace(
+    write: Write, subject_id: str, *, name: str | None, metadata: str, samples: int
+) -> Subject:
+    """The subject, made or made anew, with ``samples`` samples and none of those it had.
+
+    The log has it removed and made in one version, so an index swaps the whole subject, and a
+    search under way keeps the old name with the old samples.
+    """
+    gone = await write.connection.execute(_DELETE_SAMPLES, [write.collection_id, subject_id])
+    if gone.rowcount:
+        write.samples -= gone.rowcount
+        await count_samples(write, subject_id, -gone.rowcount)
+        write.log("subject_removed", subject_id)
+    return await upsert(write, subject_id, name=name, metadata=metadata, samples=samples)
 
 
 async def count_samples(write: Write, subject_id: str, samples: int) -> Subject:

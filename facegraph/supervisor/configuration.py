@@ -1,4 +1,4 @@
-"""What the supervisor reads of ``serve_config.yaml``, and the copy with the port resolved."""
+"""What the supervisor reads of ``serve_config.yaml``, and the copy with everything resolved."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ import yaml
 
 from facegraph.config import Settings, settings_from
 from facegraph.errors import ConfigError
+from facegraph.supervisor.overrides import Overrides
+from facegraph.supervisor.tls import Tls, tls_of
+
+LOOPBACK = "127.0.0.1"
+
+NOT_HERE = ("ssl_keyfile_password", "ssl_ca_certs")
+"""Options of Serve's own HTTP server; to drop one in silence would open what it closes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +29,21 @@ class Launch:
     settings: Settings
     host: str
     port: int
+    tls: Tls | None = None
+    gpus: str | None = None
+    """The GPUs that it may see, as CUDA_VISIBLE_DEVICES writes them; None: those of the caller."""
 
     @property
     def url(self) -> str:
         """Where this machine reaches it."""
-        everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - read, not bound
+        everywhere = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - read, not bound
         host = everywhere.get(self.host, self.host)
-        return f"http://{host}:{self.port}"
+        bracketed = f"[{host}]" if ":" in host else host
+        return f"{'https' if self.tls else 'http'}://{bracketed}:{self.port}"
 
 
-def read(path: Path, port: int | None) -> Launch:
-    """The launch that ``path`` describes; ``port`` stands above the file's.
+def read(path: Path, above: Overrides | None = None) -> Launch:
+    """The launch that ``path`` describes, with ``above`` standing above it.
 
     ConfigError when the file cannot be read or lacks what is needed here;
     ``facegraph check`` says more.
@@ -47,19 +58,47 @@ def read(path: Path, port: int | None) -> Launch:
         raise ConfigError(
             f"{path} is no Serve configuration with one application; run: facegraph check {path}"
         ) from None
+    above = above or Overrides()
+    http["host"] = above.host or http.get("host", LOOPBACK)
+    http["port"] = above.port or http.get("port", 8000)
+    tls = _tls(http, above)
+    if above.log_level is not None:
+        document["logging_config"] = (document.get("logging_config") or {}) | {
+            "log_level": above.log_level
+        }
+    if above.devices.accelerator is not None:
+        application["args"] = (application.get("args") or {}) | {
+            "accelerator": above.devices.accelerator
+        }
     args = {k: v for k, v in (application.get("args") or {}).items() if k != "resources"}
-    http["host"] = http.get("host", "127.0.0.1")
-    http["port"] = port or http.get("port", 8000)
-    return Launch(document, settings_from(args), http["host"], http["port"])
+    settings = settings_from(args)
+    return Launch(document, settings, http["host"], http["port"], tls, above.devices.visible)
 
 
-def write(launch: Launch, folder: Path) -> Path:
-    """Writes the resolved configuration for ``serve run``."""
+def write(launch: Launch, folder: Path, *, host: str | None = None) -> Path:
+    """Writes the resolved configuration for ``serve run``; ``host`` is another one to listen on."""
     path = folder / "serve_config.yaml"
-    path.write_text(yaml.safe_dump(dict(launch.document), sort_keys=False))
+    document = dict(launch.document)
+    document["http_options"] = document["http_options"] | {"host": host or launch.host}
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
     return path
 
 
 def with_data_folder(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:
     """``environment`` naming the data folder absolutely, for processes with other folders."""
     return {**environment, "FACEGRAPH_DATA_DIR": os.fspath(settings.data_path)}
+
+
+def _tls(http: dict[str, Any], above: Overrides) -> Tls | None:
+    """The certificate and key in force, taken out of ``http``: HAProxy serves them, not Serve."""
+    for option in NOT_HERE:
+        if http.get(option) is not None:
+            raise ConfigError(
+                f"http_options.{option} is for plain `serve run`; facegraph serve "
+                "takes a key without passphrase and asks no client for a certificate"
+            )
+    certificate, key = http.pop("ssl_certfile", None), http.pop("ssl_keyfile", None)
+    return tls_of(
+        above.certificate or (Path(certificate) if certificate else None),
+        above.key or (Path(key) if key else None),
+    )

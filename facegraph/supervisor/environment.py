@@ -5,11 +5,14 @@ Ray reads these once, when its processes start, so they cannot stand in ``serve_
 
 from __future__ import annotations
 
+import os
 import secrets
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from facegraph.errors import StartupError
 from facegraph.supervisor.ports import free_ports
 
 MESSAGE_BYTES = 256 * 2**20
@@ -18,23 +21,31 @@ MESSAGE_BYTES = 256 * 2**20
 MALLOC_KEEPS_BYTES = 256 * 2**20
 """Freed memory that a process keeps for its next picture."""
 
+HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+
 LOG_BYTES = 16 * 2**20
 """Size at which a log file of Ray is rotated."""
 
 
-def ray_environment(inherited: Mapping[str, str], runtime: Path) -> dict[str, str]:
+def ray_environment(inherited: Mapping[str, str], runtime: Path, door: str) -> dict[str, str]:
     """``inherited`` without what would tie us to another cluster, with the fast path added.
 
-    A variable of the fast path that the operator has set already is left as it is.
+    ``door``: what HAProxy listens on (:func:`facegraph.supervisor.haproxy.door`). A variable of
+    the fast path that the operator has set already is left as it is.
     """
     kept = {k: v for k, v in inherited.items() if k not in {"RAY_ADDRESS", "RAY_NAMESPACE"}}
-    return _fast_path() | kept | _apart(runtime)
+    return _fast_path() | kept | _apart(runtime, door)
+
+
+def behind_haproxy(environment: Mapping[str, str]) -> bool:
+    """Whether clients come through HAProxy: an operator may have switched it off."""
+    return environment.get(HAPROXY, "1") == "1"
 
 
 def _fast_path() -> dict[str, str]:
     """What an operator may want to change."""
     return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        HAPROXY: "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MESSAGE_BYTES),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
@@ -55,7 +66,7 @@ def _fast_path() -> dict[str, str]:
     }
 
 
-def _apart(runtime: Path) -> dict[str, str]:
+def _apart(runtime: Path, door: str) -> dict[str, str]:
     """What keeps this instance to itself.
 
     The token matters: every replica opens a gRPC port on all interfaces that unpickles what it
@@ -67,7 +78,7 @@ def _apart(runtime: Path) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback; the name tells only where it began
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy_shim(runtime)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy_shim(runtime, door)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "c"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "s"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "m"),
@@ -80,12 +91,18 @@ def _apart(runtime: Path) -> dict[str, str]:
     }
 
 
-def _haproxy_shim(runtime: Path) -> Path:
-    """An executable that runs :mod:`facegraph.supervisor.haproxy`."""
-    source = Path(__file__).with_name("haproxy.py")
+def _haproxy_shim(runtime: Path, door: str) -> Path:
+    """An executable that runs :mod:`facegraph.supervisor.haproxy`.
+
+    StartupError where the folder allows none, as a container's tmpfs by default.
+    """
+    source = str(Path(__file__).with_name("haproxy.py"))
+    command = shlex.join([sys.executable, "-S", source, _haproxy(), door])
     shim = runtime / "haproxy"
-    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{source}" "{_haproxy()}" "$@"\n')
+    shim.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     shim.chmod(0o700)
+    if not os.access(shim, os.X_OK):
+        raise StartupError(f"programs may not run in {runtime.parent}: mount it with `exec`")
     return shim
 
 

@@ -1,8 +1,10 @@
 """Stands before HAProxy: mends the configuration that Serve wrote, then becomes HAProxy.
 
 Serve binds HAProxy's statistics and metrics to all interfaces, logs every request to a syslog
-port where nobody listens, and answers plain-text 500s while no ingress replica is up; none of
-it has a setting. Runs as a script, on the standard library alone, at every start and reload.
+port where nobody listens, answers plain-text 500s while no ingress replica is up, and knows HTTPS
+only for its own, slower server; none of it has a setting. Serve itself and its replicas, which
+answer plain HTTP on ports of their own, stay on loopback: HAProxy's door is the only one outside.
+Runs as a script, on the standard library alone, at every start and reload.
 """
 
 from __future__ import annotations
@@ -16,6 +18,13 @@ from pathlib import Path
 
 SYSLOG = re.compile(r"^ *log 127\.0\.0\.1:514 .*\n", re.MULTILINE)
 SIDE_DOOR = re.compile(r"^((?:frontend prometheus|listen stats)\n *bind) \*?:(\d+)$", re.MULTILINE)
+
+DOOR = re.compile(r"^(frontend http_frontend\n *bind ).*$", re.MULTILINE)
+
+SECURE = "ssl-min-ver TLSv1.2 alpn http/1.1"
+
+SAYS_HTTPS = "\n    http-request set-header x-forwarded-proto https"
+"""So that a redirect that the service answers leads back to https."""
 
 DEFAULTS = re.compile(r"^defaults *\n(?! *option forwardfor)", re.MULTILINE)
 
@@ -32,8 +41,21 @@ PROBLEM = {
 PR_SET_PDEATHSIG = 1
 
 
-def mend(configuration: str) -> str:
-    """The configuration with its side doors on loopback, naming the client, without the syslog."""
+def door(host: str, port: int, pem: Path | None = None) -> str:
+    """What HAProxy binds for clients: TLS and nothing else where ``pem`` holds a certificate."""
+    return f"{host}:{port}" if pem is None else f"{host}:{port} ssl crt {pem} {SECURE}"
+
+
+def mend(configuration: str, front: str) -> str:
+    """The configuration with ``front`` as its door, its side doors on loopback, naming the client,
+    without the syslog.
+
+    ValueError where Serve's frontend is not found: it would answer in the clear.
+    """
+    secure = SAYS_HTTPS if " ssl " in front and SAYS_HTTPS not in configuration else ""
+    configuration, doors = DOOR.subn(lambda found: found[1] + front + secure, configuration)
+    if doors != 1:
+        raise ValueError("Serve wrote an HAProxy configuration without its frontend")
     named = DEFAULTS.sub(r"\g<0>    option forwardfor\n", configuration)
     return SIDE_DOOR.sub(r"\1 127.0.0.1:\2", SYSLOG.sub("", named))
 
@@ -51,9 +73,9 @@ def error_page() -> str:
     )
 
 
-def main(binary: str, arguments: list[str]) -> None:
+def main(binary: str, front: str, arguments: list[str]) -> None:
     path = Path(arguments[arguments.index("-f") + 1])
-    path.write_text(mend(path.read_text()))
+    path.write_text(mend(path.read_text(), front))
     path.with_name("500.http").write_text(error_page())
     _die_with_parent()
     os.execv(binary, [binary, *arguments])
@@ -68,4 +90,4 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])

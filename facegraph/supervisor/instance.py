@@ -32,7 +32,8 @@ class Instance:
     """``ray start --head`` on loopback, then ``serve run`` against it."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str], log: BinaryIO) -> None:
-        self._folder = folder
+        # Ray opens its folder to everybody; ours, which has what HAProxy runs, stays private.
+        self._folder = folder / "r"
         self._environment = environment
         self._log = log
         self._children: dict[str, subprocess.Popen[bytes]] = {}

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 from facegraph.config import Settings
 from facegraph.errors import StartupError
-from facegraph.models.installing import is_installed, pull
+from facegraph.models.installing import is_complete, pull
 from facegraph.models.packs import find_pack, locate
 from facegraph.models.vision_packs import (
     AUTO,
@@ -22,12 +22,14 @@ BUNDLED = "opencv"
 
 
 def face_pack(settings: Settings, say: Callable[[str], None]) -> None:
-    """Fetches the bundled pack when it is the one in use and absent.
+    """Fetches the bundled pack when it is the one in use and absent, or what an older one lacks.
+
+    Optional files that cannot be had are said and done without.
 
     Any other absent pack is a ModelMissing that says what to run: better now than when a
     replica looks for it.
     """
-    if settings.face_pack == BUNDLED and not is_installed(place := locate(BUNDLED, settings)):
+    if settings.face_pack == BUNDLED and not is_complete(place := locate(BUNDLED, settings)):
         pull(place, accept_licence=False, given=None, report=say)
     find_pack(settings)
 

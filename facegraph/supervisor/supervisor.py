@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from facegraph.errors import StartupError
+from facegraph.errors import ConfigError, StartupError
 from facegraph.supervisor import configuration, processes
 from facegraph.supervisor.configuration import Launch
-from facegraph.supervisor.environment import ray_environment
+from facegraph.supervisor.environment import behind_haproxy, ray_environment
+from facegraph.supervisor.haproxy import door
 from facegraph.supervisor.instance import Instance
 from facegraph.supervisor.journal import Journal
 from facegraph.supervisor.parts import database, face_pack, segmenter
 from facegraph.supervisor.ports import require_free
+from facegraph.supervisor.probe import probe
 from facegraph.supervisor.runtime import runtime_folder
 
 READY_TIMEOUT_S = 600.0
@@ -30,7 +29,6 @@ READY_TIMEOUT_S = 600.0
 VISION_TIMEOUT_S = 120.0
 """From the first answer on; loading a large captioner is part of the start."""
 
-PROBE_TIMEOUT_S = 10.0
 POLL_S = 0.2
 
 Say = Callable[[str], None]
@@ -49,22 +47,23 @@ def supervise(launch: Launch, accepted: Collection[str], say: Say, complain: Say
     """
     try:
         with _signals_raise(), ExitStack() as stack:
-            require_free(launch.host, launch.port)
+            _require_servable(launch)
             journal = stack.enter_context(closing(Journal(_log_path(launch))))
             face_pack(launch.settings, complain)
             segmenter(launch.settings, accepted, complain)
             stack.enter_context(database(launch.settings))
             processes.adopt_orphans()
             folder = stack.enter_context(runtime_folder())
-            environment = configuration.with_data_folder(os.environ, launch.settings)
-            instance = Instance(folder, ray_environment(environment, folder), journal.sink)
+            environment = _environment(launch, folder)
+            instance = Instance(folder, environment, journal.sink)
             stack.callback(_stop, instance, complain)
 
             def pass_on() -> None:
                 for line in journal.news():
                     complain(line)
 
-            instance.start(configuration.write(launch, folder), pass_on)
+            inside = configuration.LOOPBACK if behind_haproxy(environment) else None
+            instance.start(configuration.write(launch, folder, host=inside), pass_on)
             state = _wait_ready(launch, instance, journal, pass_on)
             say(
                 f"Facegraph answers at {launch.url} (documentation: {launch.url}/docs); "
@@ -73,6 +72,26 @@ def supervise(launch: Launch, accepted: Collection[str], say: Say, complain: Say
             return _watch(instance, journal, pass_on, complain)
     except _Stop:
         return 0
+
+
+def _require_servable(launch: Launch) -> None:
+    """ConfigError where the address is taken, or HTTPS is asked for and cannot be served."""
+    require_free(launch.host, launch.port)
+    if launch.tls is None:
+        return
+    launch.tls.check()
+    if not behind_haproxy(os.environ):
+        raise ConfigError(
+            "HTTPS is served by HAProxy, and RAY_SERVE_ENABLE_HA_PROXY=0 takes it off"
+        )
+
+
+def _environment(launch: Launch, folder: Path) -> dict[str, str]:
+    environment = configuration.with_data_folder(os.environ, launch.settings)
+    if launch.gpus is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = launch.gpus
+    pem = launch.tls.bundle(folder) if launch.tls else None
+    return ray_environment(environment, folder, door(launch.host, launch.port, pem))
 
 
 def _log_path(launch: Launch) -> Path:
@@ -93,22 +112,12 @@ def _wait_ready(
         journal.raise_if_hopeless()
         if ended := instance.ended():
             raise StartupError(f"{ended}; the log ends:\n{journal.tail()}")
-        if (state := _probe(launch.url)) is not None:
+        if (state := probe(launch)) is not None:
             faces_ready = faces_ready or time.monotonic()
             if not state["starting"] or time.monotonic() > faces_ready + VISION_TIMEOUT_S:
                 return state
         time.sleep(POLL_S)
     raise StartupError(f"not ready within {READY_TIMEOUT_S:g} s; see {journal.path}")
-
-
-def _probe(url: str) -> Mapping[str, Any] | None:
-    """What ``/readyz`` says; None while it does not answer 200."""
-    try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=PROBE_TIMEOUT_S) as answer:
-            state: Mapping[str, Any] = json.load(answer)
-    except (OSError, ValueError):
-        return None
-    return state
 
 
 def _models(state: Mapping[str, Any]) -> str:

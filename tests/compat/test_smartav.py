@@ -13,8 +13,8 @@ import psycopg
 import pytest
 from starlette.applications import Starlette
 
-from facegraph.api.compat.smartav.faces import to_old_id, to_subject_id
 from facegraph.config import Settings
+from facegraph.ids import to_old_id, to_subject_id
 from tests.fake_graph import picture
 
 ROOT = "/face-recognition"

@@ -165,8 +165,9 @@ def test_insightface_users_files_just_work(insightface_home: Path) -> None:
     """The same files through our engines and through the package: the same faces."""
     model_zoo = pytest.importorskip("insightface.model_zoo")
     pack = find_pack(Settings(face_pack="buffalo_s", insightface_home=insightface_home))
-    assert [file.name for file in pack.files] == ["det_500m.onnx", "w600k_mbf.onnx"]
-    assert [file.known for file in pack.files] == [True, False]
+    names = ["det_500m.onnx", "w600k_mbf.onnx", "genderage.onnx"]
+    assert [file.name for file in pack.files] == names
+    assert [file.known for file in pack.files] == [True, False, False]
     ours = Detector(pack, DetectorTuning(), accelerator="cpu").detect(
         GROUP.read_bytes(), max_faces=9, crops=True
     )

@@ -169,4 +169,4 @@ def test_the_shipped_resources_fit_two_cores_with_two_matchers() -> None:
     replicas = {part["name"]: part["num_replicas"] for part in application["deployments"]}
     resources = AppArgs.model_validate(application["args"]).resources
     cores = sum(part.num_cpus * replicas[name] for name, part in resources)
-    assert cores + resources.matcher.num_cpus == 2.0
+    assert cores + resources.matcher.num_cpus == pytest.approx(2.0)

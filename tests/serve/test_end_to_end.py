@@ -43,14 +43,25 @@ def test_the_readme(served: Copy) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    said = dict(zip(("take", "enrol", "search", "compare", "see", "redact", "forget", "models"),
-                    done.stdout.split("=====\n"), strict=True))  # fmt: skip
+    parts = (
+        "take",
+        "enrol",
+        "search",
+        "compare",
+        "attributes",
+        "see",
+        "redact",
+        "forget",
+        "models",
+    )
+    said = dict(zip(parts, done.stdout.split("=====\n"), strict=True))
     assert said["enrol"].count('"samples": [{"id"') == 2
     found = re.findall(r'"(?:decision|name)": "([^"]+)"', said["search"])
     assert found == ["match", "Tom Hanks", "unknown", "match", "Eileen Collins"]
     assert '"decision": "unknown"' in said["compare"]
     assert said["compare"].count('"detection_score"') == 2
     assert said["compare"].split()[-1] == "6"
+    assert re.search(r'"label": "female"', said["attributes"])
     assert '"caption": "Six people' in said["see"]
     assert said["see"].count('"coco_rle_compressed"') == 3
     assert said["see"].split()[-1] == "6"

@@ -81,7 +81,7 @@ def task_error(cause: Exception) -> Exception:
 async def test_the_result_is_passed_on_with_positional_arguments() -> None:
     handle = FakeHandle(DETECTION)
     assert await make(handle).detect(b"image", max_faces=3, crops=True) is DETECTION
-    assert handle.calls == [(b"image", 3, True, None)]
+    assert handle.calls == [(b"image", 3, True, None, False)]
 
 
 async def test_our_error_arrives_as_it_was_raised() -> None:
@@ -182,7 +182,8 @@ class FakeHungHandle(FakeHandle):
 
 
 @pytest.mark.parametrize(
-    ("hung", "fails"), [("detector", True), ("segmenter", False), ("captioner", False)]
+    ("hung", "fails"),
+    [("detector", True), ("segmenter", False), ("captioner", False), ("jobs", False)],
 )
 async def test_vision_that_hangs_is_described_and_the_rest_is_ready(hung: str, fails: bool) -> None:
     handles: dict[str, Any] = {

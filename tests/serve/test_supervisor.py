@@ -21,6 +21,7 @@ from tests.serve.copies import Copy, wait_until, write_config
 pytestmark = pytest.mark.serve
 
 MakeCopy = Callable[..., Copy]
+DEPLOYMENTS = ("ingress", "detector", "embedder", "matcher", "segmenter", "captioner", "jobs")
 
 
 @pytest.fixture
@@ -52,21 +53,14 @@ def test_the_one_line_names_address_pack_and_data(served: Copy) -> None:
 
 
 def test_every_replica_of_the_file_runs(served: Copy) -> None:
-    counts = {
-        n: len(served.replicas(n))
-        for n in ("ingress", "detector", "embedder", "matcher", "segmenter", "captioner")
-    }
-    vision = {"segmenter": 1, "captioner": 1}
-    assert counts == {"ingress": 1, "detector": 1, "embedder": 1, "matcher": 2} | vision
+    counts = {name: len(served.replicas(name)) for name in DEPLOYMENTS}
+    beside = {"segmenter": 1, "captioner": 1, "jobs": 1}
+    assert counts == {"ingress": 1, "detector": 1, "embedder": 1, "matcher": 2} | beside
 
 
 def test_only_replicas_listen_beyond_this_machine(served: Copy) -> None:
     beyond = {pid for pid, address, _ in _listeners(served) if not _is_loopback(address)}
-    replicas = {
-        pid
-        for name in ("ingress", "detector", "embedder", "matcher", "segmenter", "captioner")
-        for pid in served.replicas(name)
-    }
+    replicas = {pid for name in DEPLOYMENTS for pid in served.replicas(name)}
     assert beyond <= replicas
 
 

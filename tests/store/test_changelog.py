@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from facegraph.errors import Conflict, NotFound, SubjectExists
+from facegraph.gallery import Gallery, search
 from facegraph.store import Store
 from facegraph.types import Change, Head, NewSample
-from tests.store.making import CONTRACT, OTHER_CONTRACT, sample
+from tests.store.making import CONTRACT, OTHER_CONTRACT, sample, vector
 from tests.store.mirror import Mirror
 
 pytestmark = pytest.mark.store
@@ -57,6 +58,56 @@ async def test_every_kind_of_change_in_order(store: Store) -> None:
     embedding = changes[1].embedding
     assert embedding is not None
     assert embedding.tolist() == [2, 0, 0, 0]
+
+
+async def test_a_replacement_is_one_version(store: Store) -> None:
+    two = [sample(1, id="x"), sample(2, id="y")]
+    await store.replace_subject("default", "s", name="S", samples=two, contract=CONTRACT)
+    await store.replace_subject(
+        "default", "s", name="T", samples=[sample(3, id="x")], contract=CONTRACT
+    )
+    head, changes = await news(store)
+    assert head.version == 2
+    assert told(changes) == [
+        (1, "subject_upserted", "s", None),
+        (1, "sample_added", "s", "x"),  # its id is in use again
+        (2, "subject_removed", "s", None),
+        (2, "subject_upserted", "s", None),
+        (2, "sample_added", "s", "x"),
+    ]
+    assert changes[-1].embedding is not None
+    assert changes[-1].embedding.tolist() == [3, 0, 0, 0]
+
+
+async def test_an_index_that_follows_never_lacks_who_is_replaced(store: Store) -> None:
+    """Both indexes, version by version; ids used again, more and fewer samples than before."""
+    await store.create_subject("default", "t", samples=[sample(0, 1)], contract=CONTRACT)
+    records = await store.load("default")
+    mirror, gallery = Mirror(records), Gallery(records)
+    for number, ids in enumerate(["x", "xy", "y", "yzx", "z", "z"], 1):
+        new = [sample(1, 0, id=name) for name in ids]
+        await store.replace_subject(
+            "default", "s", name=str(number), samples=new, contract=CONTRACT
+        )
+        found = await store.changes(
+            "default",
+            since=gallery.snapshot.version,
+            incarnation=gallery.snapshot.incarnation,
+        )
+        assert found is not None
+        before, after = gallery.snapshot, gallery.apply(*found)
+        mirror.apply(found[1])
+        mirror.head = found[0]
+        assert mirror.state() == Mirror(await store.load("default")).state()
+        (matches,) = search(after, vector(1)[None], limit=5)
+        assert [(match.subject_id, match.name) for match in matches] == [
+            ("s", str(number)),
+            ("t", None),
+        ]
+        assert after.live == len(ids) + 1
+        if number > 1:  # who still searches there finds the old subject, whole
+            (matches,) = search(before, vector(1)[None], limit=1)
+            assert [match.name for match in matches] == [str(number - 1)]
 
 
 async def test_nothing_new(store: Store) -> None:
@@ -162,6 +213,7 @@ SAMPLES = st.sampled_from(["x", "y", "z"])
 STEPS = st.one_of(
     st.tuples(st.just("create_subject"), SUBJECTS, SAMPLES),
     st.tuples(st.just("append_samples"), SUBJECTS, SAMPLES),
+    st.tuples(st.just("replace_subject"), SUBJECTS, SAMPLES),
     st.tuples(st.just("add_samples"), SUBJECTS, SAMPLES),
     st.tuples(st.just("update_subject"), SUBJECTS, SAMPLES),
     st.tuples(st.just("delete_sample"), SUBJECTS, SAMPLES),
@@ -178,6 +230,10 @@ async def take(store: Store, step: str, subject: str, name: str, number: int) ->
             await store.create_subject("w", subject, samples=new, contract=CONTRACT)
         case "append_samples":
             await store.append_samples(
+                "w", subject, name=str(number), samples=new, contract=CONTRACT
+            )
+        case "replace_subject":
+            await store.replace_subject(
                 "w", subject, name=str(number), samples=new, contract=CONTRACT
             )
         case "add_samples":

@@ -153,6 +153,7 @@ MISSING: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("create_subject", ("none",), {"contract": CONTRACT}),
     ("add_samples", ("none", "s", [sample(1)]), {"contract": CONTRACT}),
     ("append_samples", ("none", "s"), {"samples": [sample(1)], "contract": CONTRACT}),
+    ("replace_subject", ("none", "s"), {"samples": [sample(1)], "contract": CONTRACT}),
     ("get_subject", ("none", "s"), {}),
     ("list_subjects", ("none",), {}),
     ("update_subject", ("none", "s", {"name": "x"}), {}),

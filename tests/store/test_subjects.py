@@ -108,6 +108,49 @@ async def test_appending_makes_or_changes(store: Store) -> None:
     assert await counts(store) == (2, 1, 2)
 
 
+async def test_replacing_makes_or_makes_anew(store: Store) -> None:
+    made = await store.replace_subject(
+        "default",
+        "s",
+        name="A",
+        metadata={"m": 1},
+        samples=[sample(1, id="x"), sample(2)],
+        contract=CONTRACT,
+    )
+    assert (made.version, made.subject.sample_count) == (1, 2)
+    await store.update_subject("default", "s", {"external_id": "e"})
+    again = await store.replace_subject(
+        "default", "s", name="B", metadata={"n": 2}, samples=[sample(3, id="x")], contract=CONTRACT
+    )
+    assert (again.version, again.subject.sample_count) == (3, 1)
+    assert (again.subject.name, again.subject.metadata) == ("B", {"n": 2})
+    assert (again.subject.external_id, again.subject.revision) == ("e", 3)
+    assert again.subject.created_at == made.subject.created_at
+    listed = await store.list_samples("default", "s")
+    assert [held.id for held in listed.items] == ["x"]
+    assert (await store.load("default")).embeddings.tolist() == [[3, 0, 0, 0]]
+    assert await counts(store) == (3, 1, 1)
+    none = await store.replace_subject("default", "s", samples=[], contract=CONTRACT)
+    assert (none.subject.name, none.subject.metadata, none.subject.sample_count) == (None, {}, 0)
+    assert await counts(store) == (4, 1, 0)
+
+
+async def test_a_replacement_that_is_refused_changes_nothing(store: Store) -> None:
+    await store.create_subject("default", "t", samples=[sample(1, id="y")], contract=CONTRACT)
+    await store.replace_subject(
+        "default", "s", name="A", samples=[sample(2, id="x")], contract=CONTRACT
+    )
+    foreign = NewSample(np.array([1, 0, 0], np.float32))
+    with pytest.raises(ContractMismatch):
+        await store.replace_subject("default", "s", samples=[foreign], contract=OTHER_CONTRACT)
+    for taken in ([sample(3), sample(4, id="y")], [NewSample(np.ones(3, np.float32))]):
+        with pytest.raises((Conflict, InvalidRequest)):
+            await store.replace_subject("default", "s", samples=taken, contract=CONTRACT)
+    assert (await store.get_subject("default", "s")).name == "A"
+    assert [held.id for held in (await store.list_samples("default", "s")).items] == ["x"]
+    assert await counts(store) == (2, 2, 2)
+
+
 async def test_changes_leave_the_rest(store: Store) -> None:
     await store.create_subject(
         "default", "s", name="n", external_id="e", metadata={"a": 1}, contract=CONTRACT

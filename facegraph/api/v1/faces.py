@@ -26,6 +26,7 @@ class DetectParams(Params):
 
 class EmbeddingsParams(Params):
     max_faces: MaxFaces | None = None
+    attributes: bool = False
 
 
 class VerifyParams(Params):
@@ -43,10 +44,12 @@ class VerifyParams(Params):
 async def detect(call: Call[DetectParams]) -> DetectAnswer:
     """Faces in a picture, largest first; none is an empty list.
 
-    `attributes=true` is for what a face pack's attribute models tell of a face; no pack of this
-    version has any, so it adds nothing.
+    `attributes=true` adds to each face its age, gender, pose, quality and liveness, as far as the
+    face pack has the models; pose and quality need none. What is not told is left out.
     """
-    detection = await call.service.detect(call.images[0], call.params.max_faces)
+    detection = await call.service.detect(
+        call.images[0], call.params.max_faces, attributes=call.params.attributes
+    )
     return detect_answer(detection, call.service.pack.name)
 
 
@@ -59,8 +62,13 @@ async def detect(call: Call[DetectParams]) -> DetectAnswer:
     errors=IMAGE_ERRORS,
 )
 async def embeddings(call: Call[EmbeddingsParams]) -> EmbeddingsAnswer:
-    """Faces in a picture with their L2-normalised embeddings and the contract they obey."""
-    embedded = await call.service.embed(call.images[0], call.params.max_faces)
+    """Faces in a picture with their L2-normalised embeddings and the contract they obey.
+
+    `attributes=true` as with `/v1/detect`.
+    """
+    embedded = await call.service.embed(
+        call.images[0], call.params.max_faces, attributes=call.params.attributes
+    )
     vectors = embedded.embeddings.tolist()
     faces: list[EmbeddedFace] = [
         {**face, "embedding": vector}

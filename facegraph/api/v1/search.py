@@ -28,6 +28,7 @@ class SearchParams(Params):
     max_faces: MaxFaces | None = None
     consistency: Consistency = "strong"
     include_below: bool = False
+    attributes: bool = False
     embedding: Embedding | None = None
     contract: Text | None = None
 
@@ -47,12 +48,15 @@ async def search(call: Call[SearchParams]) -> SearchAnswer:
     almost as close. `unknown`: nobody is close enough. Only subjects at or over the threshold
     are listed unless `include_below=true`. `consistency=strong` sees every write acknowledged
     before the search began; `eventual` may lag by the poll interval and skips the check.
+    `attributes=true` as with `/v1/detect`.
     """
     if (call.params.embedding is None) == (not call.images):
         raise InvalidRequest("send an image, or an embedding with its contract")
     if call.params.embedding is not None:
         return await _search_embedding(call, call.params.embedding)
-    embedded = await call.service.embed(call.images[0], call.params.max_faces)
+    embedded = await call.service.embed(
+        call.images[0], call.params.max_faces, attributes=call.params.attributes
+    )
     found = await _identify(call, embedded.embeddings)
     return search_answer(call.state, embedded.detection, found)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, cast
+
+from pydantic import Field
 
 from facegraph.api.endpoint import Call, NoParams, Params, Reply, endpoint
 from facegraph.api.fields import (
@@ -37,6 +39,7 @@ from facegraph.errors import (
     ContractMismatch,
     FaceNotFound,
     InvalidRequest,
+    LowQuality,
     PreconditionFailed,
     SampleNotFound,
     SeveralFaces,
@@ -47,8 +50,13 @@ from facegraph.service import FacePolicy, Rejected
 from facegraph.store import Enrolled, Idempotency
 from facegraph.types import NewSample
 
-ENROL_ERRORS = (*IMAGE_ERRORS, FaceNotFound, SeveralFaces, ContractMismatch, Conflict)
+ENROL_ERRORS = (*IMAGE_ERRORS, FaceNotFound, SeveralFaces, LowQuality, ContractMismatch, Conflict)
 SUBJECTS = "/v1/collections/{c}/subjects"
+
+MinQuality = Annotated[
+    float,
+    Field(ge=0, le=1, description="Least quality of a face, see `attributes`; default: any."),
+]
 
 
 class NewSubject(Params):
@@ -57,6 +65,7 @@ class NewSubject(Params):
     external_id: Text | None = None
     metadata: Metadata = NO_METADATA
     face: FacePolicy = "only"
+    min_quality: MinQuality | None = None
 
 
 class SubjectChanges(Params):
@@ -75,6 +84,7 @@ class NewSamples(Params):
     embeddings: Embeddings | None = None
     contract: Text | None = None
     face: FacePolicy = "only"
+    min_quality: MinQuality | None = None
 
 
 class SamplePaging(Params):
@@ -94,7 +104,8 @@ class SamplePaging(Params):
 async def create(call: Call[NewSubject]) -> Reply:
     """Create a subject and, with pictures, enrol it; all or nothing if every picture fails.
 
-    A picture with several faces is rejected unless `face=largest`. Sent again with the same
+    A picture with several faces is rejected unless `face=largest`, one whose face has a quality
+    below `min_quality` with `low_quality` and the reasons. Sent again with the same
     `Idempotency-Key` within a day, a request answers as it did first and changes nothing.
     """
     token = idempotency(call)
@@ -111,7 +122,7 @@ async def create(call: Call[NewSubject]) -> Reply:
 
 async def _create(call: Call[NewSubject], token: Idempotency | None) -> Enrolled:
     params = call.params
-    samples, rejected = await call.service.samples(call.images, params.face)
+    samples, rejected = await call.service.samples(call.images, params.face, params.min_quality)
     enrolled = await call.service.store.create_subject(
         call.path["c"],
         params.id,
@@ -221,7 +232,7 @@ async def _new_samples(call: Call[NewSamples]) -> tuple[list[NewSample], Sequenc
     if (params.embeddings is None) == (not call.images):
         raise InvalidRequest("send images, or embeddings with their contract")
     if params.embeddings is None:
-        return await call.service.samples(call.images, params.face)
+        return await call.service.samples(call.images, params.face, params.min_quality)
     if params.contract is None:
         raise InvalidRequest("embeddings need the contract they were made under")
     rows = call.service.probes(params.embeddings, params.contract)
@@ -273,17 +284,12 @@ def counted(
 
 
 def _reasons(rejected: Sequence[Rejected]) -> tuple[Mapping[str, Any], ...]:
-    return tuple(
-        {"index": item.index, "code": item.error.code, "detail": item.error.detail}
-        for item in rejected
-    )
+    return tuple(item.told() for item in rejected)
 
 
 def rejected_images(enrolled: Enrolled) -> list[RejectedImage]:
-    return [
-        {"index": note["index"], "code": note["code"], "detail": note["detail"]}
-        for note in enrolled.note
-    ]
+    """As they were noted: ``index``, ``code``, ``detail`` and, of low quality, ``reasons``."""
+    return [cast(RejectedImage, dict(note)) for note in enrolled.note]
 
 
 ENDPOINTS = (create, list_all, read, change, delete, add_samples, list_samples, delete_sample)

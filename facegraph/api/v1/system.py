@@ -106,6 +106,10 @@ def _pack(pack: FacePack) -> dict[str, Any]:
         "licence": asdict(pack.licence),
         "calibration": asdict(pack.calibration),
         "files": [{"name": file.name, "sha256": file.sha256} for file in pack.files],
+        "attributes": [
+            {"kind": model.kind, "file": model.file.name, "licence": asdict(model.licence)}
+            for model in pack.attributes
+        ],
     }
 
 

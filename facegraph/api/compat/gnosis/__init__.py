@@ -1,7 +1,7 @@
-"""gnosis' wire format."""
+"""gnosis' wire format: faces, embeddings and names of pictures and of live video."""
 
 from __future__ import annotations
 
-from starlette.routing import BaseRoute
+from facegraph.api.compat.gnosis import images, streams
 
-ROUTES: list[BaseRoute] = []
+ROUTES = [*images.ROUTES, *streams.ROUTES]

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from facegraph.api.compat.smartav.wire import (
+from facegraph.api.compat.wire import (
     INVALID,
     alive,
     is_cross_site,
@@ -141,6 +141,7 @@ _DETECT = "/instance-segmentation/detect-objects"
 ROUTES = [
     Route("/image-captioning", caption, methods=["POST"]),
     Route("/image-captioning", alive("Image captioning is running.")),
+    Route(_INIT, alive("Init engine is running."), methods=["HEAD"]),
     Route(_INIT, init_engine, methods=["GET", "POST"]),
     Route(_DETECT, detect_objects, methods=["POST"]),
     Route(_DETECT, alive("Instance segmentation is running.")),

@@ -1,8 +1,9 @@
-"""How smartav_api reads requests and writes answers."""
+"""How smartav_api and face_recognition_v2 read requests and write answers."""
 
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -36,8 +37,13 @@ def is_cross_site(request: Request) -> bool:
 
 
 def sentence(text: str, status: int = 200) -> Response:
-    """text/html, as the old system; what came from outside stays text."""
+    """text/html, as the old systems; what came from outside stays text."""
     return HTMLResponse(html.escape(text, quote=False), status)
+
+
+def ascii_json(content: Any) -> Response:
+    """JSON in ASCII: an id that is no text is told back as it was escaped."""
+    return Response(json.dumps(content), media_type="application/json")
 
 
 def alive(text: str) -> Callable[[Request], Awaitable[Response]]:

@@ -1,0 +1,53 @@
+"""What every deployment with a model has in common: a worker, its tuning, its health."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel
+
+from deployments.arguments import EngineResources
+from deployments.startup import replica_id
+from facegraph.config import Settings, parse
+
+
+class Worker(Protocol):
+    """What :mod:`facegraph.workers` and :mod:`facegraph.vision` bring."""
+
+    def check(self) -> None: ...
+    def reconfigure(self, tuning: Any, /) -> None: ...
+    def describe(self) -> dict[str, Any]: ...
+    async def close(self) -> None: ...
+
+
+W = TypeVar("W", bound=Worker)
+
+
+class Engine(Generic[W]):
+    """Base of a deployment that wraps one worker."""
+
+    tuning: ClassVar[type[BaseModel]]
+    _worker: W
+
+    def _open(
+        self, worker: Callable[..., W], settings: Settings, resources: EngineResources
+    ) -> None:
+        self._worker = worker(
+            settings,
+            self.tuning(),
+            threads=resources.threads,
+            gpu_memory_bytes=resources.gpu_memory_bytes,
+        )
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        self._worker.reconfigure(parse(self.tuning, user_config))
+
+    def check_health(self) -> None:
+        self._worker.check()
+
+    async def describe(self) -> dict[str, Any]:
+        return {"replica": replica_id(), **self._worker.describe()}
+
+    async def __del__(self) -> None:
+        await self._worker.close()

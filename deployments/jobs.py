@@ -1,0 +1,54 @@
+"""Jobs: work that outlives its request, taken from the queue in PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+from ray import serve
+
+from deployments.arguments import CpuResources
+from deployments.graph import Handle, Handles, ServeGraph
+from deployments.startup import DID_NOT_START, replica_id, reported
+from facegraph.config import IngressTuning, JobsTuning, Settings, parse
+from facegraph.jobs import Worker
+from facegraph.models.packs import find_pack
+from facegraph.service import Service
+from facegraph.store.database import open_store
+from facegraph.video.job import handlers
+
+
+class Jobs:
+    """Takes jobs on its own; no caller waits for it, and a request never reaches it.
+
+    A replica that is lost takes nothing with it: its jobs begin anew elsewhere.
+    """
+
+    @reported(DID_NOT_START)
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: Settings, resources: CpuResources, *handles: Handle
+    ) -> None:
+        cv2.setNumThreads(resources.threads)
+        tuning = IngressTuning()
+        graph = ServeGraph(Handles(*handles), tuning.request_timeout_s)
+        self._store = await open_store(settings)
+        service = Service(graph, self._store, settings, tuning, find_pack(settings))
+        self._worker = Worker(self._store, handlers(service), JobsTuning())
+        self._worker.start()
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        self._worker.tuning = parse(JobsTuning, user_config)
+
+    def check_health(self) -> None:
+        self._worker.check()
+
+    async def describe(self) -> dict[str, Any]:
+        tuning = self._worker.tuning.model_dump()
+        return {"replica": replica_id(), **self._worker.describe(), "tuning": tuning}
+
+    async def __del__(self) -> None:
+        await self._worker.close()
+        await self._store.close()
+
+
+jobs = serve.deployment(name="jobs", max_ongoing_requests=8)(Jobs)

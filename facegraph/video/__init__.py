@@ -1,0 +1,1 @@
+"""Videos: reading, sampling."""
