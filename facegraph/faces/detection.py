@@ -13,6 +13,7 @@ from facegraph.faces.alignment import align
 from facegraph.faces.attributes import AttributeReader
 from facegraph.faces.heads import HEADS, Candidates
 from facegraph.faces.refinement import SIDE, overlap, refine, vote
+from facegraph.faces.upright import straighten
 from facegraph.faces.views import FREE_SHAPES, Shape, View, close_up, draw, shrink, tiles, whole
 from facegraph.images import decode
 from facegraph.models.engines import Accelerator, EngineName, open_engine
@@ -119,10 +120,11 @@ class Detector:
         return _faces(parts, tuning.nms_iou, width, height), (fine[0] if fine else view).scale
 
     def _refined(self, rgb: ByteArray, faces: Faces, scale: float) -> Faces:
-        if not self._head.refine_below or self._shapes != FREE_SHAPES:
+        if self._shapes != FREE_SHAPES:
             return faces
         sides = (faces.boxes[:, 2:] - faces.boxes[:, :2]).max(axis=1)
-        return refine(rgb, faces, sides * scale < self._head.refine_below, self._see)
+        faces = refine(rgb, faces, sides * scale < self._head.refine_below, self._see)
+        return straighten(rgb, faces, self._see) if self._head.lags else faces
 
     def _see(self, pixels: ByteArray, min_score: float) -> Candidates:
         outputs = self._engine.run(self._head.blob(pixels))

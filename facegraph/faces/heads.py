@@ -35,9 +35,13 @@ class Candidates:
 
 
 class Head(Protocol):
-    """``refine_below``: faces smaller in the input get a second look for their landmarks."""
+    """``refine_below``: faces smaller in the input get a second look for their landmarks.
+
+    ``lags``: the landmarks lag behind a head that leans, so such faces get turned looks.
+    """
 
     refine_below: float
+    lags: bool
 
     def blob(self, canvas: ByteArray) -> FloatArray:
         """(h, w, 3) uint8 RGB → (1, 3, h, w) float32 as the network wants it."""
@@ -56,6 +60,7 @@ class YuNetHead:
 
     WIDTHS = (1, 1, 1, 1, 1, 1, 4, 4, 4, 10, 10, 10)
     refine_below = 80.0
+    lags = True
 
     def blob(self, canvas: ByteArray) -> FloatArray:
         return _blob(canvas, scale=1.0, mean=0.0, swap=True)  # trained on BGR 0..255
@@ -82,6 +87,7 @@ class ScrfdHead:
     WIDTHS = (1, 1, 1, 4, 4, 4, 10, 10, 10)
     ANCHORS = 2
     refine_below = 0.0
+    lags = False
 
     def blob(self, canvas: ByteArray) -> FloatArray:
         return _blob(canvas, scale=1 / 128, mean=127.5, swap=False)

@@ -5,9 +5,8 @@ The points are taken for a scaled orthographic view of one generic head: least s
 
 No better than the points. Against a dense face mesh, 84 faces of photos and television, yaw up to
 60°: with SCRFD's points yaw was 2.4° off on average, roll 1.8°, pitch 6°, since five points lie
-nearly in a plane and noses differ. YuNet's points follow a turned head (2.9°), but lag behind one
-that leans (two thirds of it in everyday photos, 3 to 6° of a photo turned by 15 to 30°) and hardly
-show nodding.
+nearly in a plane and noses differ. YuNet's points follow a turned head (2.9°), lag behind one
+that leans until ``facegraph.faces.upright`` looks again, and hardly show nodding.
 """
 
 from __future__ import annotations

@@ -41,9 +41,9 @@ def refine(rgb: ByteArray, faces: Faces, small: npt.NDArray[np.bool_], look: Loo
     landmarks = faces.landmarks.copy()
     for row in np.flatnonzero(small):
         pixels, corner, scale = _close_up(rgb, faces.boxes[row])
-        points = _central(look(pixels, MIN_SCORE))
-        if points is not None:
-            landmarks[row] = corner + points / scale
+        seen = central(look(pixels, MIN_SCORE))
+        if seen is not None:
+            landmarks[row] = corner + seen[0] / scale
     return Faces(faces.boxes, landmarks, faces.detection_scores)
 
 
@@ -78,11 +78,12 @@ def _close_up(rgb: ByteArray, box: FloatArray) -> tuple[ByteArray, FloatArray, f
     return pixels, np.array([left, top], np.float32), SIDE / side
 
 
-def _central(seen: Candidates) -> FloatArray | None:
+def central(seen: Candidates) -> tuple[FloatArray, float] | None:
+    """Landmarks (5, 2) and score of the face in the middle of a close-up, if one is seen there."""
     middle = (seen.boxes[:, :2] + seen.boxes[:, 2:]) / 2
     near = np.linalg.norm(middle - SIDE / 2, axis=1) <= MAX_DRIFT * FILL * SIDE
     if not near.any():
         return None
     best = np.flatnonzero(near)[np.argmax(seen.scores[near])]
     points = vote(seen.boxes[best], seen)
-    return points if np.isfinite(points).all() else None
+    return (points, float(seen.scores[best])) if np.isfinite(points).all() else None

@@ -13,7 +13,8 @@ Networks find faces of about 16 to 500 pixels in their input. So an image is loo
 
 Cost, in passes of 640×640: 0.25 for images up to 256 pixels, 0.7 to 1 for others, 10 for
 12 megapixels, 25 at most; 0.25 more for the third look; and 0.16 for each small
-face that facegraph.faces.refinement looks at again.
+face that facegraph.faces.refinement looks at again, and for each turned look of
+facegraph.faces.upright, three a face at most.
 """
 
 from __future__ import annotations

@@ -7,9 +7,11 @@ import pytest
 
 from facegraph.errors import ConfigError
 from facegraph.faces import views
+from facegraph.faces.alignment import TEMPLATE
 from facegraph.faces.detection import _cut, _faces
-from facegraph.faces.heads import Candidates, ScrfdHead, YuNetHead
+from facegraph.faces.heads import HEADS, Candidates, ScrfdHead, YuNetHead
 from facegraph.faces.refinement import FILL, SIDE, refine
+from facegraph.faces.upright import MAX_LOOKS, MAX_LOSS, leans, straighten
 from facegraph.faces.views import FREE_SHAPES, MARGIN, View
 from facegraph.types import ByteArray, Faces, FloatArray
 
@@ -241,3 +243,127 @@ class TestRefinement:
         box = np.array([[*corner, corner[0] + 40, corner[1] + 40]], np.float32).clip(0, 300)
         point = self.refined(np.full((300, 300, 3), 9, np.uint8), box, candidates())
         assert point.tolist() == [0, 0]
+
+
+COLORS = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1)]
+
+
+def rotated(points: FloatArray, degrees: float) -> FloatArray:
+    """Around their mean, clockwise."""
+    angle = np.radians(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    middle = points.mean(axis=0)
+    return np.asarray((points - middle) @ turn.T + middle, np.float32)
+
+
+class FakeNetwork:
+    """Sees five coloured spots, and shows only ``share`` of the angle by which they lean."""
+
+    def __init__(self, share: float, score: float = 0.9) -> None:
+        self.share, self.score = share, score
+        self.looks = 0
+
+    def show(self, points: FloatArray) -> FloatArray:
+        return rotated(points, (self.share - 1) * float(leans(points[None])[0]))
+
+    def __call__(self, pixels: ByteArray, min_score: float) -> Candidates:
+        self.looks += 1
+        bright = pixels > 100
+        spots = [np.argwhere((bright == color).all(axis=2)).mean(axis=0)[::-1] for color in COLORS]
+        points = self.show(np.asarray(spots, np.float32))
+        box = np.array([[0.2, 0.2, 0.8, 0.8]], np.float32) * SIDE
+        return Candidates(box, points[None], np.array([self.score], np.float32))
+
+
+class TestLeaning:
+    def head(self, lean: float, narrow: float = 1.0) -> tuple[ByteArray, Faces, FloatArray]:
+        """A picture of five spots that lean, the face as a network sees it that does not lag,
+        and the spots.
+
+        narrow: how wide the eyes and the mouth are, with the nose where it was
+        """
+        template = TEMPLATE.copy()
+        template[[0, 1, 3, 4], 0] = 56 + narrow * (template[[0, 1, 3, 4], 0] - 56)
+        template[2, 0] -= 35 * (1 - narrow)
+        points = rotated(2 * (template - template.mean(axis=0)) + 200, lean)
+        rgb = np.zeros((400, 400, 3), np.uint8)
+        for (x, y), color in zip(points.round().astype(int), COLORS, strict=True):
+            rgb[y - 4 : y + 5, x - 4 : x + 5] = 255 * np.array(color)
+        box = np.array([[110, 110, 290, 290]], np.float32)
+        return rgb, Faces(box, points[None], np.array([0.9], np.float32)), points
+
+    def seen(self, face: Faces, network: FakeNetwork) -> Faces:
+        """As the first pass shows it."""
+        points = network.show(face.landmarks[0])[None]
+        return Faces(face.boxes, points, face.detection_scores)
+
+    @pytest.mark.parametrize(
+        ("lean", "share", "off", "looks"),
+        [
+            (18, 0.6, 2, 1),
+            (30, 0.6, 1, 2),
+            (-30, 0.6, 1, 2),
+            (45, 0.4, 4, 3),
+            (30, 1.0, 1, 2),  # nothing lags: the second look takes back what was too much
+            (60, 0.2, 21, MAX_LOOKS),
+        ],
+    )
+    def test_points_follow(self, lean: float, share: float, off: float, looks: int) -> None:
+        rgb, face, points = self.head(lean)
+        network = FakeNetwork(share)
+        faces = straighten(rgb, self.seen(face, network), network)
+        assert network.looks == looks
+        assert float(leans(faces.landmarks)[0]) == pytest.approx(lean, abs=off)
+        assert np.array_equal(faces.boxes, face.boxes)
+        assert np.array_equal(faces.detection_scores, face.detection_scores)
+        back = rotated(faces.landmarks[0], lean - float(leans(faces.landmarks)[0]))
+        assert np.abs(back - points).max() < 1
+
+    @pytest.mark.parametrize(("score", "taken"), [(0.86, True), (0.84, False)])
+    def test_a_wrong_turn_does_not_count(self, score: float, taken: bool) -> None:
+        """It scores lower than the first pass, which gave 0.9, by more than ``MAX_LOSS``."""
+        rgb, face, _ = self.head(30)
+        network = FakeNetwork(0.6, score)
+        before = self.seen(face, network)
+        after = straighten(rgb, before, network)
+        assert (0.9 - score <= MAX_LOSS) == taken
+        assert np.array_equal(after.landmarks, before.landmarks) != taken
+
+    def test_a_look_that_shows_nothing(self) -> None:
+        rgb, face, _ = self.head(30)
+        after = straighten(rgb, face, lambda pixels, score: candidates())
+        assert np.array_equal(after.landmarks, face.landmarks)
+
+    def test_upright_heads_are_left_alone(self) -> None:
+        rgb, face, _ = self.head(2.5)
+        network = FakeNetwork(1)
+        assert np.array_equal(straighten(rgb, face, network).landmarks, face.landmarks)
+        assert network.looks == 0
+
+    def test_points_that_do_not_lag_stay(self) -> None:
+        """To the last digit: their network looked, and saw the same."""
+        rgb, face, _ = self.head(10)
+        network = FakeNetwork(1)
+        assert np.array_equal(straighten(rgb, face, network).landmarks, face.landmarks)
+        assert network.looks == 1
+
+    def test_profiles_are_left_alone(self) -> None:
+        rgb, face, _ = self.head(20, narrow=0.2)
+        network = FakeNetwork(1)
+        assert np.array_equal(straighten(rgb, face, network).landmarks, face.landmarks)
+        assert network.looks == 0
+
+    def test_nothing_to_look_at(self) -> None:
+        """No face, and points that are all one."""
+        rgb, network = np.zeros((9, 9, 3), np.uint8), FakeNetwork(1)
+        assert len(straighten(rgb, Faces.empty(), network)) == 0
+        face = Faces(
+            np.array([[0, 0, 9, 9]], np.float32),
+            np.full((1, 5, 2), 4, np.float32),
+            np.ones(1, np.float32),
+        )
+        assert straighten(rgb, face, network).landmarks.tolist() == face.landmarks.tolist()
+        assert network.looks == 0
+
+    def test_whose_points_lag(self) -> None:
+        assert {kind: head.lags for kind, head in HEADS.items()} == {"yunet": True, "scrfd": False}
