@@ -56,7 +56,7 @@ clean:
 $(STAMP): $(INPUTS)
 	@$(MAKE) --no-print-directory check-environment
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) (GPU=$(GPU)); the first time takes a minute or two"
+	@echo "installing into $(VENV) (GPU=$(GPU)); the first time takes some minutes"
 	@test -z "$(OTHER)" || $(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
 	@rm -f $(VENV)/.installed-*
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \

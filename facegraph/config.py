@@ -115,6 +115,7 @@ class JobsTuning(_Model):
     lease_s: float = Field(
         30.0, ge=1, le=3600, description="A job whose worker is not heard of so long begins anew."
     )
+    timeout_s: float = Field(21600.0, gt=0, description="A job that is worked on for longer fails.")
     poll_interval_s: float = Field(
         0.5, gt=0, le=60, description="How long a free worker waits before it looks again."
     )
@@ -137,7 +138,7 @@ class IngressTuning(_Model):
         32, ge=1, description="Of those, captions and masks at most: slow ones leave faces room."
     )
     request_timeout_s: float = Field(30.0, gt=0, description="Longer requests end in `timeout`.")
-    max_video_bytes: int = Field(2**30, ge=1024, description="Largest video, compressed.")
+    max_video_bytes: int = Field(2**29, ge=1024, description="Largest video, compressed.")
     max_video_pixels: int = Field(
         10_000_000, ge=1, description="Videos with larger frames are refused before decoding."
     )

@@ -15,7 +15,7 @@ from facegraph.errors import InvalidRequest
 RawEntry = tuple[str, Any, Any]
 """Where an entry stands, its label and its numbers, as they were sent."""
 
-MAX_PIECE = 64 * 2**20
+MAX_PIECE = 16 * 2**20
 """Characters of one entry, or of all that belongs to one label."""
 
 _CHUNK = 2**20

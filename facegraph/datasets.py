@@ -102,6 +102,8 @@ def unit_row(numbers: Any, dimension: int | None) -> FloatArray:
 
     What is normalised already keeps every bit.
     """
+    if not isinstance(numbers, list):  # an object's keys may look like numbers
+        raise InvalidRequest("is no list of numbers")
     try:
         row = np.array([float(number) for number in numbers], np.float64)
     except (TypeError, ValueError, OverflowError):

@@ -1,7 +1,7 @@
 """What an id is, and ids of the old systems, which may be any text, as ids of ours.
 
-An old id that is no id of ours is kept as ``b64.`` and its base64url form, so nothing is refused
-and nothing collides.
+An old id that is no id of ours is kept as ``b64.`` and its base64url form, so nothing collides; one
+of more than 93 bytes is too long for that.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ def to_subject_id(old_id: str) -> str:
 
 
 def to_old_id(subject_id: str) -> str:
-    """The inverse of :func:`to_subject_id`."""
+    """The inverse of :func:`to_subject_id`; an id that it did not make stays as it is."""
     if not subject_id.startswith("b64."):
         return subject_id
     text = subject_id.removeprefix("b64.")
     try:
-        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
-    except ValueError:  # an id of the v1 API that only looks like one of these
+        old_id = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+    except ValueError:
         return subject_id
+    return old_id if to_subject_id(old_id) == subject_id else subject_id

@@ -13,8 +13,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from facegraph.config import JobsTuning
 from facegraph.errors import FacegraphError, StoreUnavailable, Unavailable
@@ -34,11 +33,11 @@ CANCELLED_WITHIN_S = 20.0
 class Work:
     """One job in work, as its handler sees it.
 
-    input: the job's input in a file of its own, gone when the handler returns
+    input: the job's input, a file that has no name: it is gone with the handler, or the process
     """
 
     job: Job
-    input: Path
+    input: BinaryIO
     fraction: float = 0.0
     message: str = ""
 
@@ -130,7 +129,7 @@ class Worker:
             log.info("job %s was deleted, or taken over", job.id)
         except asyncio.CancelledError:
             with suppress(FacegraphError):  # the lease runs out then
-                await queue.put_back(job, "interrupted", 0)
+                await queue.put_back(job, "interrupted", 0, counts=False)
             raise
         except FacegraphError as error:  # the store's: what was not written is done again
             log.warning("the outcome of job %s was not kept: %s", job.id, error)
@@ -160,14 +159,19 @@ class Worker:
 
     async def _do(self, job: Job) -> Mapping[str, Any]:
         """The handler's result; LeaseLost as soon as the job is no longer ours."""
-        with tempfile.TemporaryDirectory(prefix="facegraph-job-") as folder:
-            work = Work(job, Path(folder) / "input")
+        timeout_s = self.tuning.timeout_s
+        with tempfile.TemporaryFile() as file:
+            work = Work(job, file)
             self._running[job.id] = work
             doing = asyncio.create_task(self._handle(work))
             renewing = asyncio.create_task(self._renew_forever(work))
             try:
-                await asyncio.wait({doing, renewing}, return_when=asyncio.FIRST_COMPLETED)
-                if not doing.done():
+                done, _ = await asyncio.wait(
+                    {doing, renewing}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    raise FacegraphError(f"given up: not done within {timeout_s:g} s")
+                if doing not in done:
                     await renewing  # raises
                 return await doing
             finally:
@@ -177,9 +181,9 @@ class Worker:
                 del self._running[job.id]
 
     async def _handle(self, work: Work) -> Mapping[str, Any]:
-        with work.input.open("wb") as file:
-            async for piece in self._store.jobs.input(work.job):
-                await asyncio.to_thread(file.write, piece)
+        async for piece in self._store.jobs.input(work.job):
+            await asyncio.to_thread(work.input.write, piece)
+        work.input.seek(0)
         return await self._handlers[work.job.kind](work)
 
     async def _renew_forever(self, work: Work) -> None:

@@ -119,7 +119,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     said: FacegraphError
     if error.status_code == 404:
-        said = NotFound(f"nothing at {request.url.path}; see /docs")
+        said = NotFound(
+            f"nothing at {request.url.path}; see /docs, or docs/compat.md for old systems"
+        )
     elif error.status_code == 405:
         said = MethodNotAllowed(f"{request.method} is not for {request.url.path}")
     else:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from facegraph.api.endpoint import Call
+from facegraph.api.parsing import load_json
 from facegraph.errors import InvalidRequest
 from facegraph.ids import ID_PATTERN
 from facegraph.store import Enrolled, Idempotency
@@ -19,8 +20,8 @@ def _json_text(value: Any) -> Any:
     """Forms and queries bring JSON members as text."""
     if isinstance(value, str):
         try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
+            return load_json(value.encode())
+        except (InvalidRequest, ValueError):
             raise ValueError("must be JSON") from None
     return value
 

@@ -9,7 +9,7 @@ import time
 import uuid
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from facegraph.api.problems import respond
@@ -20,6 +20,9 @@ log = logging.getLogger("facegraph.http")
 
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 """Answered even when the service is full."""
+
+WENT_AWAY = 499
+"""The status that is counted where the client left before its request was read; nginx's."""
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -64,6 +67,8 @@ class Gate:
                 await self._app(exchange.scope, receive, exchange.send)
         except TimeoutError:
             await exchange.refuse(TimedOut(f"not answered within {limit.seconds:g} s"), receive)
+        except ClientDisconnect:  # nobody waits for an answer, and nothing failed here
+            exchange.status = exchange.status or WENT_AWAY
         except Exception:
             log.exception("request %s failed", exchange.request_id)
             await exchange.refuse(

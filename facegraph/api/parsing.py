@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
+import numpy as np
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -28,6 +29,11 @@ from facegraph.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
 IMAGE_FIELDS = ("image", "images", "source", "target")
 _LARGE = 256 * 1024
 """Bodies above this are decoded off the event loop."""
+MAX_JSON_VALUES = 2_000_000
+"""Of one JSON text, about. Python decodes with every other thread held up: more than these take
+seconds and gigabytes."""
+MAX_FILELESS_FORM = 2**20
+"""Bytes of an urlencoded form, which is decoded in one piece; large fields come as multipart."""
 
 FetchUrl = Callable[[str, int], Awaitable[bytes]]
 """Fetches a URL, at most that many bytes; raises InvalidRequest where fetching is off."""
@@ -115,11 +121,14 @@ async def read_form(
 ) -> AsyncIterator[FormData]:
     """The multipart or urlencoded form; large files of it lie on disk while it is open.
 
-    max_bytes: of the body, instead of ``max_request_bytes``; ImageTooLarge past it
+    max_bytes: of the body, instead of ``max_request_bytes``; ImageTooLarge past it, and for an
+        urlencoded form past ``MAX_FILELESS_FORM``
     max_field_bytes: of a field that is no file, instead of twice ``max_image_bytes``
     InvalidRequest for what is no form, and for more than ``max_images`` files.
     """
     limit = max_bytes or tuning.max_request_bytes
+    if media_type_of(request) == "application/x-www-form-urlencoded":
+        limit = min(limit, MAX_FILELESS_FORM)
     _require_announced_size(request, limit)
     bounded = Request(request.scope, _bounded(request, limit))
     try:
@@ -231,13 +240,21 @@ async def _read_body(
 
 
 async def parse_json(body: bytes) -> Any:
-    """The JSON value of a body; InvalidRequest when it is none."""
+    """The JSON value of a body; InvalidRequest as :func:`load_json`."""
+    if len(body) > _LARGE:
+        return await asyncio.to_thread(load_json, body)
+    return load_json(body)
+
+
+def load_json(text: bytes) -> Any:
+    """The JSON value of ``text``; InvalidRequest for none, or more than ``MAX_JSON_VALUES``."""
+    signs = np.frombuffer(text, np.uint8)
+    if sum(np.count_nonzero(signs == sign) for sign in b"[{,") > MAX_JSON_VALUES:
+        raise InvalidRequest(f"the JSON has more than {MAX_JSON_VALUES} values")
     try:
-        if len(body) > _LARGE:
-            return await asyncio.to_thread(json.loads, body)
-        return json.loads(body)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not JSON: {error}") from None
+        raise InvalidRequest(f"this is not JSON: {error}") from None
 
 
 async def _resolve_all(name: str, value: Any, limits: Limits, fetch: FetchUrl) -> list[bytes]:

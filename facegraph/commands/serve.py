@@ -21,7 +21,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--config", type=Path, default=CONFIG, help=f"default: {CONFIG}")
     parser.add_argument("--host", help="address to listen on; default: the file's")
-    parser.add_argument("--port", type=int, help="port to listen on; default: the file's")
+    parser.add_argument("--port", type=_port, help="port to listen on; default: the file's")
     parser.add_argument(
         "--tls-certificate",
         dest="certificate",
@@ -48,11 +48,24 @@ def run(options: argparse.Namespace) -> int:
     for line in above.notes:
         _complain(f"facegraph: {line}")
     launch = configuration.read(options.config, above)
-    return supervise(launch, options.accepted, _say, _complain)
+    return supervise(launch, options.accepted, _say, _complain, _mention)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 1 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{port} is no port; a number from 1 to 65535 is")
+    return port
 
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _mention(line: str) -> None:
+    """For whoever sits before it: a log needs no word of waiting."""
+    if sys.stderr.isatty():
+        _complain(f"facegraph: {line}")
 
 
 def _complain(line: str) -> None:

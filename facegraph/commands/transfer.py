@@ -42,8 +42,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     reading.add_argument(
         "--contract",
         metavar="ID",
-        help="what the embeddings were made under; default: the active face pack's. Those of "
-        "another go into a collection of their own",
+        required=True,
+        help="what the embeddings were made under, since the file does not say: `active` for the "
+        "active face pack's; those of another go into a collection of their own",
     )
     reading.add_argument("--limit", type=_count, default=LIMIT, help=f"entries; default: {LIMIT}")
     reading.set_defaults(run=run_import_dataset)
@@ -215,11 +216,11 @@ async def _service(settings: Settings) -> AsyncIterator[Service]:
             await graph.close()
 
 
-def _contract(given: str | None, pack: FacePack, dimension: int | None) -> tuple[Contract, bool]:
+def _contract(given: str, pack: FacePack, dimension: int | None) -> tuple[Contract, bool]:
     """The contract of a file's embeddings, and whether it is another than the active pack's."""
     from facegraph.importing.collections import named_contract
 
-    if given is None or given == pack.contract.id:
+    if given in {"active", pack.contract.id}:
         return pack.contract, False
     if dimension is None:
         raise InvalidRequest("the file has no embedding to take the contract's dimension from")

@@ -39,7 +39,10 @@ class JobQueue:
         return await self._link.read(partial(jobs.get, job_id=job_id))
 
     async def list(self, *, limit: int = 50, cursor: str | None = None) -> Page[Job]:
-        """In the order in which they were made; InvalidRequest for a foreign cursor."""
+        """In the order in which they were made, each without its result and problem.
+
+        InvalidRequest for a foreign cursor.
+        """
         check_limit(limit)
         return await self._link.read(partial(jobs.listed, limit=limit, cursor=cursor))
 
@@ -71,9 +74,16 @@ class JobQueue:
         """As :meth:`finish`, but it failed."""
         return await self._link.write(partial(jobs.finish, job=job, result=None, problem=problem))
 
-    async def put_back(self, job: Job, message: str, delay_s: float) -> None:
-        """Lets it be taken again, by anybody, after ``delay_s``."""
-        await self._link.write(partial(jobs.put_back, job=job, message=message, delay_s=delay_s))
+    async def put_back(
+        self, job: Job, message: str, delay_s: float, *, counts: bool = True
+    ) -> None:
+        """Lets it be taken again, by anybody, after ``delay_s``.
+
+        counts: whether it is one of the job's attempts that it was taken
+        """
+        await self._link.write(
+            partial(jobs.put_back, job=job, message=message, delay_s=delay_s, counts=counts)
+        )
 
     async def input(self, job: Job) -> AsyncIterator[bytes]:
         """The pieces of the job's input, in order; each is read on its own."""

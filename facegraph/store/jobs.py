@@ -28,7 +28,8 @@ _OPEN = "SELECT count(*) FROM facegraph.jobs WHERE state IN ('queued', 'running'
 _INSERT = f"INSERT INTO facegraph.jobs (id, kind, params) VALUES (%s, %s, %s) RETURNING {_COLUMNS}"
 _INPUT = "INSERT INTO facegraph.job_inputs (job_id, part, data) VALUES (%s, %s, %s)"
 _GET = f"SELECT {_COLUMNS} FROM facegraph.jobs WHERE id = %s"
-_LIST = f"SELECT {_COLUMNS} FROM facegraph.jobs WHERE id > %s ORDER BY id LIMIT %s"
+_WITHOUT_OUTCOME = _COLUMNS.replace("result, problem", "NULL, NULL")
+_LIST = f"SELECT {_WITHOUT_OUTCOME} FROM facegraph.jobs WHERE id > %s ORDER BY id LIMIT %s"
 _DELETE = "DELETE FROM facegraph.jobs WHERE id = %s"
 _TAKE = f"""
 UPDATE facegraph.jobs SET state = 'running', worker = %s, attempts = attempts + 1,
@@ -47,12 +48,12 @@ UPDATE facegraph.jobs SET progress = greatest(progress, %s), message = %s,
 """
 _FINISH = f"""
 UPDATE facegraph.jobs SET state = %s, result = %s, problem = %s, finished_at = now(),
-    worker = NULL, leased_until = NULL,
+    worker = NULL, leased_until = NULL, message = %s,
     progress = CASE WHEN %s = 'done' THEN 1 ELSE progress END {_HELD}
 """
 _PUT_BACK = f"""
 UPDATE facegraph.jobs SET state = 'queued', worker = NULL, leased_until = NULL, message = %s,
-    not_before = now() + %s * interval '1 second' {_HELD}
+    not_before = now() + %s * interval '1 second', attempts = attempts - %s {_HELD}
 """
 _DROP_INPUT = "DELETE FROM facegraph.job_inputs WHERE job_id = %s"
 _PART = "SELECT data FROM facegraph.job_inputs WHERE job_id = %s AND part = %s"
@@ -87,7 +88,7 @@ async def get(connection: Connection, job_id: str) -> Job:
 
 
 async def listed(connection: Connection, limit: int, cursor: str | None) -> Page[Job]:
-    """In the order in which they were made."""
+    """In the order in which they were made, without what came of them: that may be large."""
     rows = await connection.execute(_LIST, [after(cursor, "jobs"), limit + 1])
     return page([_job(row) for row in await rows.fetchall()], limit, "jobs", lambda job: job.id)
 
@@ -124,16 +125,19 @@ async def finish(
     """Keeps the outcome and drops the input, if the job is still this worker's."""
     state = "done" if problem is None else "failed"
     told = [None if value is None else json.dumps(dict(value)) for value in (result, problem)]
-    cursor = await connection.execute(_FINISH, [state, *told, state, job.id, job.worker])
+    cursor = await connection.execute(_FINISH, [state, *told, state, state, job.id, job.worker])
     if not cursor.rowcount:
         return False
     await connection.execute(_DROP_INPUT, [job.id])
     return True
 
 
-async def put_back(connection: Connection, job: Job, message: str, delay_s: float) -> None:
+async def put_back(
+    connection: Connection, job: Job, message: str, delay_s: float, *, counts: bool
+) -> None:
     """Queues it again, to be taken after ``delay_s``, if it is still this worker's."""
-    await connection.execute(_PUT_BACK, [message, delay_s, job.id, job.worker])
+    values = [message, delay_s, 0 if counts else 1, job.id, job.worker]
+    await connection.execute(_PUT_BACK, values)
 
 
 async def part(connection: Connection, job_id: str, number: int) -> bytes | None:

@@ -29,5 +29,5 @@ def require_free(host: str, port: int) -> None:
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {host}:{port} ({error.strerror}); "
-                "choose another with --port, or PORT= for make serve"
+                "choose another with --host and --port, or PORT= for make serve"
             ) from None

@@ -38,12 +38,15 @@ class _Stop(Exception):
     """A signal asked for the end."""
 
 
-def supervise(launch: Launch, accepted: Collection[str], say: Say, complain: Say) -> int:
+def supervise(
+    launch: Launch, accepted: Collection[str], say: Say, complain: Say, mention: Say
+) -> int:
     """Runs one copy of the service until a signal ends it; the exit status.
 
     ``accepted`` names licences under which models may be fetched.
-    ``say`` gets the one line that tells it is ready, ``complain`` everything else. StartupError
-    tells why it cannot start. Everything started here has ended when this returns.
+    ``say`` gets the one line that tells it is ready, ``mention`` what it is waiting for,
+    ``complain`` everything else. StartupError tells why it cannot start. Everything started here
+    has ended when this returns.
     """
     try:
         with _signals_raise(), ExitStack() as stack:
@@ -56,12 +59,13 @@ def supervise(launch: Launch, accepted: Collection[str], say: Say, complain: Say
             folder = stack.enter_context(runtime_folder())
             environment = _environment(launch, folder)
             instance = Instance(folder, environment, journal.sink)
-            stack.callback(_stop, instance, complain)
+            stack.callback(_stop, instance, complain, mention)
 
             def pass_on() -> None:
                 for line in journal.news():
                     complain(line)
 
+            mention("starting; half a minute to a minute, longer with large models or galleries")
             inside = configuration.LOOPBACK if behind_haproxy(environment) else None
             instance.start(configuration.write(launch, folder, host=inside), pass_on)
             state = _wait_ready(launch, instance, journal, pass_on)
@@ -136,7 +140,8 @@ def _watch(instance: Instance, journal: Journal, pass_on: Callable[[], None], co
     return 1
 
 
-def _stop(instance: Instance, complain: Say) -> None:
+def _stop(instance: Instance, complain: Say, mention: Say) -> None:
+    mention("stopping; what is under way is finished first")
     if killed := instance.stop():
         complain(f"facegraph: had to kill {', '.join(killed)}")
 

@@ -31,7 +31,8 @@ class Tls:
         try:
             server.load_cert_chain(self.certificate, self.key)
         except ssl.SSLError as error:
-            if error.reason == "KEY_VALUES_MISMATCH":
+            # The second where they are of different kinds, such as EC and RSA.
+            if error.reason in {"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}:
                 raise ConfigError(
                     f"the TLS key {self.key} does not belong to the certificate {self.certificate}"
                 ) from None

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from facegraph.types import ByteArray
-from facegraph.video.reading import Frame, Video, VideoInfo, open_video
+from facegraph.video.reading import Frame, Source, Video, VideoInfo, open_video
 
 LONG_SIDE = 1920
 """Larger frames are shrunk to this before faces are looked for."""
@@ -73,7 +73,7 @@ class Feed:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, next, self._pictures, None)
 
-    async def open(self, source: Path) -> None:
+    async def open(self, source: Path | Source) -> None:
         await asyncio.get_running_loop().run_in_executor(self._pool, self._open, source)
 
     async def close(self) -> None:
@@ -82,7 +82,7 @@ class Feed:
         await asyncio.get_running_loop().run_in_executor(self._pool, self._opened.close)
         self._pool.shutdown(wait=False)
 
-    def _open(self, source: Path) -> None:
+    def _open(self, source: Path | Source) -> None:
         self._video = self._opened.enter_context(open_video(source))
         self.info = self._video.info
         self._pictures = self._sampled(self._video)
@@ -108,7 +108,9 @@ class Feed:
 
 
 @asynccontextmanager
-async def open_feed(source: Path, *, fps_max: float, max_duration_s: float) -> AsyncIterator[Feed]:
+async def open_feed(
+    source: Path | Source, *, fps_max: float, max_duration_s: float
+) -> AsyncIterator[Feed]:
     """The video's frames, at most ``fps_max`` a second, up to ``max_duration_s``.
 
     Raises InvalidVideo. When the block is left, also by cancellation, the thread is done.

@@ -17,10 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from facegraph.errors import InvalidRequest, Overloaded, TimedOut
+from facegraph.errors import InvalidRequest, Unavailable
 from facegraph.service import Embedded, Service
 from facegraph.video.deciding import decide_tracks
 from facegraph.video.feeding import Feed, Picture, open_feed
+from facegraph.video.reading import Source
 from facegraph.video.shots import sightings
 from facegraph.video.timeline import label, people, track_answer
 from facegraph.video.tracks import Sighting, Tracker
@@ -90,7 +91,7 @@ class VideoSearchOptions:
 
 
 async def search_video(
-    service: Service, source: Path, options: VideoSearchOptions, progress: Progress
+    service: Service, source: Path | Source, options: VideoSearchOptions, progress: Progress
 ) -> dict[str, Any]:
     """The timeline of a video file as JSON; see docs/video.md.
 
@@ -195,7 +196,7 @@ async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
     for attempt in range(RETRIES):
         try:
             return await call()
-        except (Overloaded, TimedOut):
+        except Unavailable:
             await asyncio.sleep(RETRY_FIRST_S * 2**attempt)
     return await call()
 

@@ -203,7 +203,7 @@ def _require_aiortc() -> None:
         import aiortc  # noqa: F401
     except ImportError:
         raise StreamsMissing(
-            "streams need the extra: pip install 'facegraph[streams]', then start again"
+            "streams need the extra `streams`: pip install -e '.[streams]', then start again"
         ) from None
 
 

@@ -33,6 +33,13 @@ RESIZED = 2.0
 STEADY = 0.5
 """Weight of the newest step in a track's velocity."""
 
+NEXT = 1.9
+"""Two sightings less than so many sampling periods apart come from neighbouring frames: a video's
+own frames lie where they lie, so samples come up to almost two periods apart."""
+
+FOLLOWED = 300
+"""Tracks that wait for their next face at a time; of more, those end that were seen longest ago."""
+
 SHOT_EVERY_S = 0.4
 """Best shots lie at least this far apart."""
 
@@ -120,7 +127,8 @@ class Tracker:
     """Follows faces through the sampled frames of one video.
 
     threshold: similarity at which two faces are one person's (the pack's)
-    gap_s: a track ends when its face was away for longer
+    gap_s: a track ends when its face was away for longer; if that is less than from one sampled
+        frame to the next, when it was not in the next one
     min_track_s, period_s: a track that spans less is forgotten; a sighting lasts one period
     most_tracks: of more, those of the fewest faces are forgotten and counted in ``left_out``
     """
@@ -136,7 +144,7 @@ class Tracker:
         most_shots: int,
     ) -> None:
         self._threshold = threshold
-        self._gap_s = gap_s
+        self._gap_s = max(gap_s, NEXT * period_s)
         self._min_track_s = min_track_s
         self._period_s = period_s
         self._most_tracks = most_tracks
@@ -158,6 +166,10 @@ class Tracker:
         for face in sorted(rest):
             self._begun += 1
             self._active.append(Track(self._begun, time_s, seen[face], most_shots=self._most_shots))
+        if len(self._active) > FOLLOWED:
+            self._active.sort(key=lambda track: (track.last_s, track.faces))
+            self._end(self._active[:-FOLLOWED])
+            self._active = self._active[-FOLLOWED:]
 
     def finish(self) -> list[Track]:
         """Every track, in order of their numbers."""
@@ -201,7 +213,7 @@ class Tracker:
         widths = boxes[:, 2] - boxes[:, 0]
         sized = (widths < RESIZED * width) & (widths * RESIZED > width)
         far = np.linalg.norm(_centre(boxes) - _centre(expected), axis=-1)
-        near = (covers >= NEAR_IOU) & (away_s < 1.9 * self._period_s)
+        near = (covers >= NEAR_IOU) & (away_s < NEXT * self._period_s)
         reachable = far <= REACH * width * (1 + away_s)
         joins = sized & (
             (near & (alike >= ALIKE * self._threshold)) | (reachable & (alike >= self._threshold))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from facegraph.config import JobsTuning
 from facegraph.jobs import Worker
 from facegraph.service import Service
 from facegraph.video.job import handlers
+from tests.fake_film import film_service, scene, write_film
 from tests.video_making import clip, sound_only
 
 pytestmark = pytest.mark.api
@@ -52,6 +54,7 @@ async def test_a_video_becomes_a_job(
         "gap_s": 1.0,
         "limit": 1,
         "max_duration_s": 60.0,
+        "tuning": {"threshold": None, "margin": 0.02, "max_faces": 100},
     }
     assert b"".join([piece async for piece in service.store.jobs.input(job)]) == video
 
@@ -97,6 +100,41 @@ async def test_the_operators_longest_duration_holds(
     job = await service.store.jobs.take(["video_search"], "w", 60)
     assert job is not None
     assert job.params["max_duration_s"] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("tuning", "decisions", "threshold"),
+    [
+        ({}, ["match", "match"], 0.36),
+        ({"threshold": 0.9}, ["match", "match"], 0.9),
+        ({"margin": 2.0}, ["ambiguous", "ambiguous"], 0.36),
+        ({"max_faces": 1}, ["match"], 0.36),
+    ],
+)
+async def test_the_operators_numbers_decide_in_the_job_too(
+    client: httpx.AsyncClient,
+    service: Service,
+    tmp_path: Path,
+    tuning: dict[str, Any],
+    decisions: list[str],
+    threshold: float,
+) -> None:
+    """The worker's own service has the defaults; what the ingress has decides."""
+    service.tuning = service.tuning.model_copy(update=tuning)
+    film = write_film(tmp_path / "film.mkv", [scene((1, 20, 30), (2, 100, 30))] * 10)
+    made = await client.post(SEARCH, **sent(film.read_bytes()))
+    assert made.status_code == 202, made.text
+    workers_own, _ = film_service(1, 2)
+    worker = Worker(service.store, handlers(workers_own), JobsTuning(poll_interval_s=0.01))
+    worker.start()
+    try:
+        while (job := (await client.get(made.headers["location"])).json())["finished_at"] is None:
+            pass
+    finally:
+        await worker.close()
+    assert job["state"] == "done", job
+    assert [track["decision"] for track in job["result"]["tracks"]] == decisions
+    assert job["result"]["threshold"] == threshold
 
 
 async def test_a_worker_does_it(

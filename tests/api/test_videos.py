@@ -289,6 +289,47 @@ async def test_a_client_that_goes_away_makes_room(app: Starlette, service: Servi
     await third.task
 
 
+FORM_HEAD = b'--b\r\ncontent-disposition: form-data; name="video"; filename="v.mp4"\r\n\r\n'
+
+
+@pytest.mark.parametrize(
+    ("media_type", "head"),
+    [("video/mp4", b""), ("multipart/form-data; boundary=b", FORM_HEAD)],
+)
+async def test_a_client_that_goes_away_while_it_sends_is_no_error(
+    app: Starlette,
+    client: httpx.AsyncClient,
+    service: Service,
+    caplog: pytest.LogCaptureFixture,
+    media_type: str,
+    head: bytes,
+) -> None:
+    service.tuning = IngressTuning(max_video_requests=1)
+    received: list[dict[str, Any]] = [
+        {"type": "http.request", "body": head + bytes(2**21), "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return received.pop(0) if len(received) > 1 else received[0]
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": FRAMES,
+        "query_string": b"",
+        "headers": [(b"content-type", media_type.encode())],
+    }
+    await app(scope, receive, send)
+    assert (sent, caplog.records) == ([], [])
+    assert f'method="POST",route="{FRAMES}",status="499"' in (await client.get("/metrics")).text
+    assert (await client.post(FRAMES, **form(clip(3)))).status_code == 200  # its place is free
+
+
 @pytest.mark.parametrize(("video_timeout_s", "status"), [(60.0, 200), (0.1, 503)])
 async def test_videos_have_a_time_limit_of_their_own(
     client: httpx.AsyncClient, service: Service, video_timeout_s: float, status: int

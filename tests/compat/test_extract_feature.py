@@ -17,7 +17,7 @@ from facegraph.config import IngressTuning, settings_from
 from facegraph.errors import ModelUnavailable
 from facegraph.service import Service
 from facegraph.types import Detection
-from tests.compat.test_smartav_client import served
+from tests.compat.conftest import served
 from tests.compat.test_smartav_replicas import replica
 from tests.fake_graph import FakeGraph, embedding_of, photo, picture
 

@@ -12,15 +12,18 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from facegraph.api.compat.face import pickles
 from facegraph.api.compat.face.pickles import BITS, picture_text, read
+from facegraph.api.parsing import MAX_FILELESS_FORM
 from facegraph.config import IngressTuning
-from facegraph.errors import FacegraphError, InvalidRequest
+from facegraph.errors import FacegraphError, ImageTooLarge, InvalidRequest
 from facegraph.service import Service
 from tests.api.test_vision import graph
 from tests.fake_graph import FakeGraph, embedding_of, photo
@@ -220,6 +223,19 @@ async def test_the_picture_may_be_a_file(client: httpx.AsyncClient) -> None:
     assert answers[0] == answers[1] == answers[2]
 
 
+@pytest.mark.parametrize(("more", "status"), [(0, 200), (1, 400)])
+async def test_a_form_that_is_not_multipart_is_small(
+    client: httpx.AsyncClient, more: int, status: int
+) -> None:
+    """It is decoded in one piece, which takes gigabytes where every letter is escaped."""
+    body = "image=" + quote(pickled_photo(3)) + "&x="
+    body += "x" * (MAX_FILELESS_FORM + more - len(body))
+    kind = {"content-type": "application/x-www-form-urlencoded"}
+    response = await client.post("/face-analysis", content=body, headers=kind)
+    assert response.status_code == status
+    assert status == 200 or response.json() == {"error": "a request may have 1048576 bytes"}
+
+
 async def test_no_faces(client: httpx.AsyncClient) -> None:
     response = await client.post("/face-analysis", files={"image": (None, pickled_photo())})
     assert (response.status_code, response.text) == (200, '{"fa_results": []}')
@@ -407,6 +423,15 @@ RAW = bytes(range(12))
 def test_other_shapes_are_refused(shape: Any, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         read(json.dumps(shape).encode())
+
+
+def test_a_picture_of_too_many_pixels_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In mode 1 Pillow's pixels would take eight times what was sent."""
+    monkeypatch.setattr(pickles, "MAX_PIXELS", 96)
+    assert pixels_of(read(json.dumps(pil("1", (16, 6), RAW)).encode()).data).size == (16, 6)
+    monkeypatch.setattr(pickles, "MAX_PIXELS", 95)
+    with pytest.raises(ImageTooLarge, match="16×6 pixels, at most 95"):
+        read(json.dumps(pil("1", (16, 6), RAW)).encode())
 
 
 def hostile(marker: Path) -> list[tuple[str, Any]]:

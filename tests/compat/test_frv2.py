@@ -13,8 +13,9 @@ import pytest
 from starlette.applications import Starlette
 
 from facegraph.config import Settings, settings_from
+from tests.compat.conftest import served
 from tests.compat.test_smartav import recognise, sample, update, uri
-from tests.compat.test_smartav_client import CLEARED, HTML, INVALID, JSON, Call, play, served
+from tests.compat.test_smartav_client import CLEARED, HTML, INVALID, JSON, Call, play
 from tests.compat.test_smartav_replicas import replica
 from tests.fake_graph import picture
 

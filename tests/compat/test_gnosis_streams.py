@@ -345,7 +345,7 @@ async def test_without_the_extra(client: httpx.AsyncClient, without_aiortc: None
         "/detector/stream", data={"sdp": GOOD + video(), "sdp_type": "offer"}
     )
     assert response.status_code == 501
-    assert "pip install 'facegraph[streams]'" in response.json()["error"]
+    assert "pip install -e '.[streams]'" in response.json()["error"]
 
 
 async def test_no_stun_server_is_asked(

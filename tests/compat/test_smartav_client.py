@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import httpx
 import psycopg
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 
 from facegraph.config import Settings
+from facegraph.errors import StoreUnavailable
+from facegraph.service import Service
+from tests.compat.conftest import served
 from tests.compat.test_smartav import sample, uri
 
 HTML = "text/html; charset=utf-8"
@@ -31,21 +30,6 @@ class Call(NamedTuple):
     status: int
     type: str
     answer: Any
-
-
-@asynccontextmanager
-async def served(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of ``app`` over a real socket on this machine."""
-    config = uvicorn.Config(app, lifespan="off", ws="none", log_level="warning")
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        await server.startup(sockets=[listening])
-        async with httpx.AsyncClient(base_url=address) as client:
-            yield client
-        await server.shutdown(sockets=[listening])
 
 
 async def play(client: httpx.AsyncClient, calls: list[Call], prefix: str = "") -> None:
@@ -217,6 +201,27 @@ async def test_metadata_too_large_is_not_a_missing_person(client: httpx.AsyncCli
     assert response.status_code == 400
     assert "at most 16384 are kept" in response.json()["error"]
     assert (await client.post(ROOT, json={"image": uri(1)})).json() == [ANN]
+
+
+async def test_a_database_that_is_away(
+    app: Starlette, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("the database is away")
+
+    for name in ("clear_collection", "get_subject", "append_samples"):
+        monkeypatch.setattr(type(service.store), name, away)
+    monkeypatch.setattr(service.graph, "match", away)
+    error = {"error": "the database is away"}
+    async with served(app) as client:
+        await play(client, [
+            Call("GET", f"{ROOT}/clear-samples", None, 500, JSON, {"fail": error["error"]}),
+            Call("POST", f"{ROOT}/update-samples", [sample("ann", 1)], 200, JSON,
+                 {"success": [], "fail": ["ann"]}),
+            Call("POST", f"{ROOT}/update-metadata/ann", {"name": "x", "metadata": ""}, 500, HTML,
+                 "DB connection error occurred"),
+            Call("POST", ROOT, {"image": uri(1)}, 500, JSON, error),
+        ])  # fmt: skip
 
 
 async def test_the_same_answer_whatever_the_content_type_says(client: httpx.AsyncClient) -> None:

@@ -163,6 +163,11 @@ def test_a_video_is_annotated_frame_by_frame(capsys: pytest.CaptureFixture[str])
         assert changed[bottom + 5 :].mean() < 0.01
 
 
+def _hear_sigint() -> None:
+    """A shell's background commands, and what they start, ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_with_a_playable_file(folder: Path) -> None:
     """A person watches a long video, sees two frames and has enough."""
     film("in.mp4", 600)
@@ -170,7 +175,12 @@ def test_ctrl_c_ends_with_a_playable_file(folder: Path) -> None:
     command = [sys.executable, "-c", code, "detect", "-t", "in.mp4", "-p", "-o", "out.mkv"]
     environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_hear_sigint,  # noqa: PLW1509 - no threads yet
     ) as process:
         assert process.stdout is not None
         seen = [json.loads(process.stdout.readline())["frame"] for _ in range(2)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from facegraph.types import ByteArray
 from tests import photos
@@ -85,3 +88,19 @@ def test_a_killed_workers_search_is_done_by_the_next(
     done = finished(http, job)
     assert done["attempts"] == 2
     assert names(done)[0][:2] == ("Eileen Collins", "match")
+
+
+def test_frames_come_as_they_are_made(http: httpx.Client) -> None:
+    """The streamed answers of v1 and of the old path, through HAProxy and Serve."""
+    video = film(2)
+    asked = {"fps_max": "1", "format": "zip"}
+    answer = http.post("/v1/videos/frames", files={"video": video}, params=asked)
+    assert answer.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as file:
+        frames = [name for name in file.namelist() if name.startswith("frames/")]
+        assert [int(name[7:-4]) for name in frames] == [0, 5, 10, 15]
+        with Image.open(io.BytesIO(file.read(frames[0]))) as frame:
+            assert (frame.format, frame.size) == ("JPEG", (640, 480))
+    old = http.post("/extract-frames", files={"video": video}, data={"fps_max": "1"}).json()
+    assert old["metadata"]["frame_idx_original"] == [0, 5, 10, 15]
+    assert [frame["py/object"] for frame in old["frames"]] == ["PIL.Image.Image"] * 4

@@ -634,7 +634,7 @@ def test_the_command(
     assert main([*arguments, "--contract", OLD.id]) == 0
     assert f"4 entries are taken for embeddings of the contract {OLD.id}" in capsys.readouterr().out
     assert counted(ours) == {"dataset-imported": 4, C: 4}
-    assert main(arguments) == 1
+    assert main([*arguments, "--contract", "active"]) == 1
     said = capsys.readouterr()
     assert "the contract sface-" in said.out
     assert "has 4 numbers, not 128" in said.err
@@ -654,7 +654,8 @@ def by_number(rejected: dict[str, int], lines: list[str]) -> list[tuple[str, int
         (["smartav", "postgresql://u:topsecret@127.0.0.1:1/d"], 1, "refused"),
         (["smartav", "postgresql://h/d", "--images", "/nowhere"], 2, "is no folder"),
         (["smartav", "postgresql://h/d", "--report", "/nowhere/r"], 2, "cannot write"),
-        (["dataset", "/nowhere/d.json"], 2, "cannot read"),
+        (["dataset", "/nowhere/d.json", "--contract", "active"], 2, "cannot read"),
+        (["dataset", "d.json"], 2, "--contract"),  # what made it is not guessed
         (["smartav", "postgresql://h/d", "--collection", "a/b"], 2, "no id"),
         (["dataset", "d.json", "--limit", "0"], 2, "at least 1"),
         (["frv2"], 2, "url"),

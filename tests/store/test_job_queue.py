@@ -126,6 +126,18 @@ async def test_finished_jobs_are_forgotten_after_their_time(queue: Store) -> Non
     assert [job.id for job in (await queue.jobs.list()).items] == [waiting.id]
 
 
+async def test_lists_do_not_read_what_came_of_the_jobs(queue: Store) -> None:
+    for _ in range(2):
+        await make(queue)
+    await queue.jobs.finish(await take(queue, "w"), OUTCOME)
+    await queue.jobs.fail(await take(queue, "x"), {"code": "internal"})
+    listed = (await queue.jobs.list()).items
+    assert [(job.state, job.result, job.problem) for job in listed] == [
+        ("done", None, None),
+        ("failed", None, None),
+    ]
+
+
 async def test_lists_come_in_pages(queue: Store) -> None:
     made = [(await make(queue, n=n)).id for n in range(3)]
     first = await queue.jobs.list(limit=2)

@@ -71,6 +71,8 @@ def test_read(text: str, labels: list[str], embeddings: Any, reason: str) -> Non
         ('[["Ada", []]]', None, "entry 0 has no numbers", "none in a list either"),
         ('[["Ada", "1,x"]]', None, "entry 0 is no list of numbers", "a letter"),
         ('[["Ada", null]]', None, "entry 0 is no list of numbers", "null"),
+        ('[["Ada", {"0": 1, "1": 0}]]', None, "entry 0 is no list of numbers", "keys are none"),
+        ('{"Ada": [{"embedding": {"0": 1}}]}', None, "Ada[0] is no list of numbers", "nor there"),
         ('[["Ada", "1,nan"]]', None, "entry 0 must be finite", "not a number"),
         ('[["Ada", [1, Infinity]]]', None, "entry 0 must be finite", "infinite"),
         (f'[["Ada", [1{"0" * 400}]]]', None, "entry 0 is no list", "beyond a float"),

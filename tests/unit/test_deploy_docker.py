@@ -141,6 +141,7 @@ def test_it_runs_as_a_user_with_a_fixed_number_and_owns_its_volumes() -> None:
     volumes = json.loads(RUNTIME["VOLUME"])
     assert volumes == [environment["FACEGRAPH_DATA_DIR"], environment["FACEGRAPH_MODELS_DIR"]]
     assert RUNTIME["RUN"].endswith(" ".join(volumes))
+    assert environment["TMPDIR"] in volumes, "videos lie there; compose's /tmp is memory"
 
 
 def test_its_environment_is_one_that_the_service_knows() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from facegraph.cli import main
 from facegraph.config import OTHER_ENVIRONMENT
 from facegraph.errors import ConfigError
 from facegraph.supervisor import configuration
@@ -154,3 +155,10 @@ def test_every_variable_of_the_front_is_in_the_readme() -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text()
     told = OTHER_ENVIRONMENT - {"FACEGRAPH_TEST_ASSETS"}
     assert {name for name in told if f"`{name}`" not in text} == set()
+
+
+def test_a_port_on_the_command_line_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--port", "99999"])
+    assert ended.value.code == 2
+    assert "99999 is no port; a number from 1 to 65535 is" in capsys.readouterr().err

@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from facegraph.api import parsing
 from facegraph.api.fetch import url_fetcher
-from facegraph.api.parsing import parse
+from facegraph.api.parsing import load_json, parse
 from facegraph.config import IngressTuning
 from facegraph.errors import FacegraphError, InvalidRequest
 
@@ -131,6 +132,25 @@ IMAGE = {"content-type": "image/jpeg"}
 async def test_refusals(request_: dict[str, Any], status: int, code: str, reason: str) -> None:
     response = await post(**request_)
     assert (response.status_code, response.json()["code"]) == (status, code), reason
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" + "[],[{" * 5, "what is in it is not looked at"),
+        ("[1,1,1,1,1,1,1,1,1,1]", "numbers"),
+        ("[[],[],[],[],[]]", "lists"),
+        ("[[[[[[[[[[]]]]]]]]]]", "lists in lists, without a comma"),
+        ('{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{}}}}}}}}}}', "objects"),
+    ],
+)
+def test_json_of_very_many_values_is_refused_unseen(
+    monkeypatch: pytest.MonkeyPatch, text: str, reason: str
+) -> None:
+    monkeypatch.setattr(parsing, "MAX_JSON_VALUES", 9)
+    with pytest.raises(InvalidRequest, match="more than 9 values"):
+        load_json(text.encode())
+    assert load_json(b"[1,1,1,1,1,1,1,1,1]") == [1] * 9, reason
 
 
 async def test_a_body_without_a_length_is_cut_off_at_the_limit() -> None:

@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from facegraph.errors import ConfigError, StartupError
@@ -56,12 +58,21 @@ def _anothers_key(folder: Path) -> Tls:
     return Tls(self_signed(folder / "a").certificate, self_signed(folder / "b").key)
 
 
+def _key_of_another_kind(folder: Path) -> Tls:
+    key = rsa.generate_private_key(65537, 2048)
+    text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path = folder / "rsa.pem"
+    path.write_bytes(text)
+    return Tls(self_signed(folder / "a").certificate, path)
+
+
 REFUSED: list[tuple[Callable[[Path], Tls], str]] = [
     # the pair, what is said
     (_no_certificate, r"cannot read the TLS certificate .*none\.pem: No such file"),
     (_no_key, r"cannot read the TLS key .*: Is a directory"),
     (_swapped, r"key\.pem holds no certificate in PEM form"),
     (_certificate_twice, r"cert\.pem holds no usable TLS key in PEM form"),
+    (_key_of_another_kind, r"rsa\.pem does not belong to the certificate .*a/cert\.pem"),
     (_anothers_key, r"b/key\.pem does not belong to the certificate .*a/cert\.pem"),
     (lambda folder: self_signed(folder, passphrase=b"x"), r"has a passphrase.*openssl pkey -in"),
     (lambda folder: self_signed(folder, ends=-timedelta(hours=1)), "certificate has expired"),

@@ -162,6 +162,40 @@ def test_of_too_many_tracks_the_shortest_go() -> None:
     assert following.left_out == 2
 
 
+@pytest.mark.parametrize(
+    ("period_s", "gap_s", "away", "faces"),
+    [
+        (1.0, 1.0, 1, [6]),  # frames that lie a little more than the gap apart
+        (2.0, 1.0, 1, [6]),  # seldom looked at
+        (0.2, 0.0, 1, [6]),  # no gap at all: it was never away
+        (1.0, 1.0, 2, [1] * 6),  # missing in every other frame
+    ],
+)
+def test_a_face_in_every_frame_was_never_away(
+    period_s: float, gap_s: float, away: int, faces: list[int]
+) -> None:
+    following = Tracker(
+        threshold=THRESHOLD,
+        gap_s=gap_s,
+        min_track_s=0.0,
+        period_s=period_s,
+        most_tracks=1000,
+        most_shots=5,
+    )
+    for at in range(6):
+        time_s = at * away * period_s * 1.001  # 23.976 frames a second, for example
+        following.see(time_s, [sighting(time_s, 1, 100)], cut=False)
+    assert [track.faces for track in following.finish()] == faces
+
+
+def test_faces_that_are_waited_for_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facegraph.video.tracks.FOLLOWED", 2)
+    following = tracker(gap_s=60)
+    for at, person in enumerate((1, 2, 3, 2, 1)):  # the third ends the first
+        following.see(at * PERIOD_S, [sighting(at * PERIOD_S, person, 100)], cut=False)
+    assert told(following.finish()) == [(1, 0, 0, 1), (2, 1, 3, 2), (3, 2, 2, 1), (1, 4, 4, 1)]
+
+
 def test_a_face_without_an_embedding_resembles_nobody() -> None:
     following = tracker()
     blank = np.zeros(DIMENSION, np.float32)

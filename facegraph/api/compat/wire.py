@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -32,8 +33,16 @@ def state_of(request: Request) -> State:
 
 
 def is_cross_site(request: Request) -> bool:
-    """Whether a browser sends this for another site's page; its user did not ask for it."""
-    return request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    """Whether a browser sends this for another site's page; its user did not ask for it.
+
+    Browsers tell over HTTPS and to loopback addresses. Over plain HTTP to others they tell where
+    a form or script sends it, but not where a picture's address does.
+    """
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("none", "same-origin")
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
 
 
 def sentence(text: str, status: int = 200) -> Response:

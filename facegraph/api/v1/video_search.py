@@ -13,7 +13,7 @@ from facegraph.api.endpoint import Call, Params, Reply, endpoint
 from facegraph.api.fields import Id, Threshold
 from facegraph.api.v1.jobs import JobAnswer, accepted
 from facegraph.errors import CollectionNotFound, ImageTooLarge, InvalidVideo, Overloaded
-from facegraph.video.job import VIDEO_SEARCH
+from facegraph.video.job import VIDEO_SEARCH, tuning_of
 from facegraph.video.reading import open_video
 from facegraph.video.searching import LIMITS, VideoSearchOptions
 
@@ -73,6 +73,7 @@ async def search(call: Call[VideoSearchParams]) -> Reply:
     params = call.params.model_dump(exclude={"collection"}) | {
         "collection_id": call.params.collection,
         "max_duration_s": longest,
+        "tuning": tuning_of(service.tuning),
     }
     job = await service.store.jobs.create(
         VIDEO_SEARCH, params, parts=partial(_pieces, file), max_open=service.tuning.max_jobs

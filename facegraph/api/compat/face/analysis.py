@@ -9,8 +9,8 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
-from facegraph.api.compat.face.pickles import array_shape, read
-from facegraph.api.compat.face.wire import TEXT, answering, service_of
+from facegraph.api.compat.answering import answering, service_of
+from facegraph.api.compat.face.pickles import TEXT, array_shape, read
 from facegraph.api.parsing import read_form
 from facegraph.errors import InvalidRequest
 from facegraph.service import Embedded

@@ -11,10 +11,10 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
+from facegraph.api.compat.answering import answering, service_of
 from facegraph.api.compat.face.analysis import analysis_of, picture_of
 from facegraph.api.compat.face.frames import extract_frames, frames_of
 from facegraph.api.compat.face.pickles import Message, read
-from facegraph.api.compat.face.wire import answering, service_of
 from facegraph.api.parsing import media_type_of, read_body, read_form
 from facegraph.api.streaming import video_in_work
 from facegraph.errors import InvalidImage

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, BinaryIO
@@ -10,13 +11,15 @@ from typing import Any, BinaryIO
 from starlette.requests import Request
 from starlette.responses import Response
 
-from facegraph.api.compat.face.pickles import picture_text
-from facegraph.api.compat.face.wire import TEXT, answering, service_of
+from facegraph.api.compat.answering import answering, service_of
+from facegraph.api.compat.face.pickles import TEXT, picture_text
 from facegraph.api.endpoint import validate
 from facegraph.api.streaming import Streamed, StreamedResponse, bounds_of, received_video
 from facegraph.api.v1.videos import SamplingParams
 from facegraph.video.decoding import VideosInWork, extraction
 from facegraph.video.sampling import Sampler
+
+_MOST = {"fps_max": 1000.0, "width_max": 16384, "height_max": 16384}
 
 
 @answering
@@ -33,9 +36,18 @@ async def frames_of(
 ) -> StreamedResponse:
     """The answer about a video; of what was said beside it, the unknown is ignored."""
     known = {name: said[name] for name in SamplingParams.model_fields if name in said}
+    known |= {name: most for name, most in _MOST.items() if _exceeds(known.get(name), most)}
     asked = validate(SamplingParams, known).sampling()
     bounds = bounds_of(service_of(request).tuning)
     return StreamedResponse(Streamed(await work.body(extraction(file, asked, bounds, write)), TEXT))
+
+
+def _exceeds(value: Any, most: float) -> bool:
+    """Whether an old client wrote a large number for "no limit"; nothing is enlarged anyway."""
+    try:
+        return most < float(value) < math.inf
+    except (TypeError, ValueError):
+        return False
 
 
 def write(sampler: Sampler) -> Iterator[bytes]:

@@ -21,8 +21,12 @@ from typing import Any
 import numpy.typing as npt
 from PIL import Image
 
-from facegraph.errors import InvalidRequest
+from facegraph.api.parsing import load_json
+from facegraph.errors import ImageTooLarge, InvalidRequest
 from facegraph.types import ByteArray
+
+TEXT = "text/plain; charset=utf-8"
+"""Of every answer; it is ASCII. The old clients look at the text only."""
 
 BITS = {
     "1": 1,
@@ -37,6 +41,9 @@ BITS = {
     "F": 32,
 }
 """Pillow's mode → bits of a pixel; a row begins with a whole byte."""
+
+MAX_PIXELS = 50_000_000
+"""Of a picture: in mode 1, Pillow's pixels take eight times the bytes that a client sends."""
 
 _PICTURE = re.compile(r"PIL\.(Image\.Image|\w+ImagePlugin\.\w+ImageFile)")
 
@@ -60,11 +67,12 @@ def read(text: bytes) -> Message:
     """A pickle, or a JSON string that holds one: of a picture, of bytes, or of an object with one
     of these as ``image`` or ``video``.
 
-    A picture's pixels come as a TIFF file of the same. Raises InvalidRequest for all else.
+    A picture's pixels come as a TIFF file of the same. Raises ImageTooLarge past ``MAX_PIXELS``,
+    InvalidRequest for all else.
     """
-    value = _json(text)
+    value = load_json(text)
     if isinstance(value, str):
-        value = _json(value)
+        value = load_json(value.encode("utf-8", "surrogatepass"))
     if isinstance(value, dict) and len(named := {"image", "video"} & value.keys()) == 1:
         value = dict(value)
         return Message(_data(value.pop(named.pop())), value)
@@ -95,13 +103,6 @@ def array_shape(array: npt.NDArray[Any]) -> dict[str, Any]:
     state = [1, {"py/tuple": list(array.shape)}, kind, False, _bytes(array)]
     empty = {"py/tuple": [{"py/tuple": [0]}]}
     return {"py/reduce": [{"py/type": "numpy.ndarray"}, empty, {"py/tuple": state}]}
-
-
-def _json(text: bytes | str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"this is no jsonpickle text: {error}") from None
 
 
 def _data(shape: Any) -> bytes:
@@ -143,6 +144,8 @@ def _tiff(mode: str, size: tuple[int, int], palette: Any, raw: bytes) -> bytes:
         )
     if min(size) < 1 or len(raw) != (width * BITS[mode] + 7) // 8 * height:
         raise InvalidRequest(f"{len(raw)} bytes are no {width}×{height} pixels of mode {mode}")
+    if width * height > MAX_PIXELS:
+        raise ImageTooLarge(f"the image has {width}×{height} pixels, at most {MAX_PIXELS} are read")
     image = Image.frombytes(mode, size, raw)
     if palette is not None:
         _require_palette(mode, palette)

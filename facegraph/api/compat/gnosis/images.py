@@ -17,7 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from facegraph.api.compat.gnosis.wire import answering, dataset_of, read, service_of
+from facegraph.api.compat.answering import service_of
+from facegraph.api.compat.gnosis.wire import answering, dataset_of, read
 from facegraph.datasets import Dataset
 from facegraph.errors import FacegraphError, ImageTooLarge
 from facegraph.images import decode

@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from facegraph.api.compat.answering import service_of
 from facegraph.api.compat.gnosis.images import names
-from facegraph.api.compat.gnosis.wire import Fields, answering, dataset_of, read, service_of
+from facegraph.api.compat.gnosis.wire import Fields, answering, dataset_of, read
 from facegraph.errors import InvalidRequest
 from facegraph.video.annotating import Look, Seen
 from facegraph.video.streams import Streams

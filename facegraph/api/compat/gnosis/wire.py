@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,18 +11,14 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from facegraph.api.compat.answering import Handler, service_of
+from facegraph.api.compat.answering import answering as told
 from facegraph.api.parsing import read_form
-from facegraph.api.problems import headers
-from facegraph.api.state import State
 from facegraph.datasets import Dataset, read_dataset
-from facegraph.errors import FacegraphError, ImageTooLarge, InvalidRequest
+from facegraph.errors import ImageTooLarge, InvalidRequest
 from facegraph.service import Service
 
-log = logging.getLogger(__name__)
-
 Kind = Literal["text", "image", "images", "dataset"]
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 _FLAG = TypeAdapter(bool)
 _ECHO = 256
@@ -55,19 +50,8 @@ def answering(handler: Handler) -> Handler:
             return await handler(request)
         except Unfit as error:
             return JSONResponse({"detail": error.detail}, 422)
-        except FacegraphError as error:
-            if error.status >= 500:
-                log.warning("%s %s: %s", request.method, request.url.path, error)
-            request.state.code = error.code
-            status = error.status if error.status >= 500 else 400
-            return JSONResponse({"error": error.detail}, status, headers(error))
 
-    return answer
-
-
-def service_of(request: Request) -> Service:
-    state: State = request.app.state.facegraph
-    return state.service
+    return told(answer)
 
 
 async def dataset_of(service: Service, data: bytes) -> Dataset:

@@ -14,6 +14,8 @@ from facegraph.api.compat.recognition.policy import COLLECTION
 from facegraph.api.compat.wire import is_cross_site, json_of, sentence, state_of
 from facegraph.errors import FacegraphError
 
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
 
 async def config_database(request: Request) -> Response:
     """Moves every replica to another database, or none; from this machine only."""
@@ -50,10 +52,13 @@ def _database_url(given: Mapping[str, Any]) -> str:
 
 
 def _from_loopback(request: Request) -> bool:
-    """Whether the peer, and every client a proxy names, is this machine.
+    """Whether the peer, every client a proxy names, and the name it was called by are this machine.
 
-    `facegraph serve` has HAProxy name the client, so a proxy on this machine hides nobody.
+    `facegraph serve` has HAProxy name the client, so a proxy on this machine hides nobody. A page
+    in a browser here may have a name that leads here (DNS rebinding), but its own name it is.
     """
+    if (request.url.hostname or "").lower() not in _LOCAL_NAMES:
+        return False
     hops = [request.client.host if request.client else "unknown"]
     hops += request.headers.get("x-forwarded-for", "").replace(" ", "").split(",")
     try:

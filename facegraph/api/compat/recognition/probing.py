@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,8 @@ from facegraph.ids import to_old_id
 from facegraph.service import Embedded
 from facegraph.types import Match
 
+log = logging.getLogger(__name__)
+
 
 async def face_recognition(policy: Policy, request: Request) -> Response:
     body = await json_of(request)
@@ -30,7 +33,8 @@ async def face_recognition(policy: Policy, request: Request) -> Response:
         bar = _min_distance(body, state)
         image = await resolve_image(body["image"], state.service.tuning, state.fetch)
         embedded = await state.service.embed(image)
-    except (InvalidRequest, Unprocessable, ImageTooLarge):
+    except (InvalidRequest, Unprocessable, ImageTooLarge) as error:
+        log.info("a probe cannot be read: %s", error)
         return JSONResponse(INVALID, 400)
     except FacegraphError as error:
         return _failed(str(error))

@@ -1,4 +1,4 @@
-"""How face says what is wrong, and what its texts are sent as."""
+"""What gnosis and face have in common: errors as ``{"error": …}``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from facegraph.errors import FacegraphError
 from facegraph.service import Service
 
 log = logging.getLogger(__name__)
-
-TEXT = "text/plain; charset=utf-8"
-"""Of every pickle; it is ASCII. The old clients look at the text only."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
