@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from facegraph import tasks
 from facegraph.config import JobsTuning
 from facegraph.errors import FacegraphError, StoreUnavailable, Unavailable
 from facegraph.store import Store
@@ -71,10 +72,9 @@ class Worker:
 
     async def close(self) -> None:
         """Puts what is in work back into the queue."""
-        tasks = [self._loop, *self._tasks] if self._loop else []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._loop is not None:
+            await tasks.end(self._loop)  # first, or it takes what is put back
+        await tasks.end(*self._tasks)
 
     def check(self) -> None:
         """Raises when no jobs are taken any more."""
@@ -175,9 +175,7 @@ class Worker:
                     await renewing  # raises
                 return await doing
             finally:
-                for task in (doing, renewing):
-                    task.cancel()
-                await asyncio.wait({doing, renewing}, timeout=CANCELLED_WITHIN_S)
+                await tasks.end(doing, renewing, within_s=CANCELLED_WITHIN_S)
                 del self._running[job.id]
 
     async def _handle(self, work: Work) -> Mapping[str, Any]:

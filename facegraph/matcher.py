@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from facegraph import tasks
 from facegraph.batching import Batcher
 from facegraph.config import MatcherTuning
 from facegraph.errors import (
@@ -97,8 +98,7 @@ class Matcher:
 
     async def close(self) -> None:
         if self._poller is not None:
-            self._poller.cancel()
-            await asyncio.gather(self._poller, return_exceptions=True)
+            await tasks.end(self._poller)
         for shelf in self._shelves.values():
             await shelf.batcher.close()
         self._pool.shutdown()
