@@ -254,12 +254,7 @@ class Store:
         metadata: Mapping[str, Any] | None = None,
     ) -> Enrolled:
         """Makes the subject or changes its name and metadata, and adds; all in one version."""
-        upsert = partial(
-            subjects.upsert,
-            subject_id=check_id("subject id", subject_id),
-            name=check_text("name", name),
-            metadata=check_metadata(metadata),
-        )
+        upsert = _subject(subjects.upsert, subject_id, name, metadata)
         return await self._enrol(collection_id, upsert, samples, contract, None)
 
     async def replace_subject(
@@ -276,12 +271,7 @@ class Store:
 
         All in one version, so that no search misses it. ContractMismatch, Conflict.
         """
-        replace = partial(
-            subjects.replace,
-            subject_id=check_id("subject id", subject_id),
-            name=check_text("name", name),
-            metadata=check_metadata(metadata),
-        )
+        replace = _subject(subjects.replace, subject_id, name, metadata)
         return await self._enrol(collection_id, replace, samples, contract, None)
 
     async def recall(self, collection_id: str, token: Idempotency) -> Enrolled | None:
@@ -499,6 +489,21 @@ class Store:
 
 async def _ping(connection: Connection) -> None:
     await connection.execute("SELECT 1")
+
+
+def _subject(
+    write: Callable[..., Awaitable[Subject]],
+    subject_id: str,
+    name: str | None,
+    metadata: Mapping[str, Any] | None,
+) -> Callable[..., Awaitable[Subject]]:
+    """``write`` with what it is told of the subject, checked."""
+    return partial(
+        write,
+        subject_id=check_id("subject id", subject_id),
+        name=check_text("name", name),
+        metadata=check_metadata(metadata),
+    )
 
 
 def _id_or_new(kind: str, given: str | None) -> str:

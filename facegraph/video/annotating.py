@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from facegraph.errors import FacegraphError
 from facegraph.offload import Offload
 from facegraph.types import ByteArray, FloatArray
+from facegraph.video.lossless import bmp_within
 from facegraph.vision.drawing import label_boxes
 
 if TYPE_CHECKING:
@@ -67,13 +67,7 @@ class Annotator:
 def _picture(frame: VideoFrame) -> tuple[ByteArray, bytes, float]:
     """The frame as (h, w, 3) RGB and, shrunk to be looked at, as BMP; how much it was shrunk."""
     rgb = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-    scale = min(1.0, LOOKED_AT_SIDE / max(frame.width, frame.height))
-    small = rgb
-    if scale < 1:
-        size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
-        small = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
-    _, data = cv2.imencode(".bmp", cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-    return rgb, data.tobytes(), scale
+    return rgb, *bmp_within(rgb, LOOKED_AT_SIDE)
 
 
 def _drawn(frame: VideoFrame, rgb: ByteArray, seen: Seen, scale: float) -> VideoFrame:

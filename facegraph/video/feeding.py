@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 
 from facegraph.types import ByteArray
-from facegraph.video.reading import Frame, Source, Video, VideoInfo, open_video
+from facegraph.video.lossless import bmp_within
+from facegraph.video.reading import Source, Video, VideoInfo, open_video
 
 LONG_SIDE = 1920
 """Larger frames are shrunk to this before faces are looked for."""
@@ -104,7 +105,9 @@ class Feed:
                 self._cut_short = True
                 return
             before, small = small, _small(frame.rgb)
-            yield _picture(frame, before is not None and _differ(before, small))
+            image, scale = bmp_within(frame.rgb, LONG_SIDE)
+            cut = before is not None and _differ(before, small)
+            yield Picture(frame.time_s, image, scale, cut)
 
 
 @asynccontextmanager
@@ -121,19 +124,6 @@ async def open_feed(
         yield feed
     finally:
         await feed.close()
-
-
-def _picture(frame: Frame, cut: bool) -> Picture:
-    height, width = frame.rgb.shape[:2]
-    scale = min(1.0, LONG_SIDE / max(height, width))
-    rgb = frame.rgb
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
-    done, data = cv2.imencode(".bmp", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise RuntimeError(f"a frame of {rgb.shape} cannot be written as BMP")
-    return Picture(frame.time_s, data.tobytes(), scale, cut)
 
 
 def _small(rgb: ByteArray) -> ByteArray:

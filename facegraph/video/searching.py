@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from facegraph import tasks
 from facegraph.errors import InvalidRequest, Unavailable
 from facegraph.service import Embedded, Service
 from facegraph.video.deciding import decide_tracks
@@ -178,9 +179,7 @@ async def _in_order(
                 yield done, await faces
                 working.popleft()
     finally:
-        for _, task in working:
-            task.cancel()
-        await asyncio.gather(*(task for _, task in working), return_exceptions=True)
+        await tasks.end(*(task for _, task in working))
 
 
 async def _sightings(service: Service, picture: Picture, max_faces: int) -> list[Sighting]:
