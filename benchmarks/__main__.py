@@ -1,8 +1,21 @@
-"""``make bench``: every benchmark, one after the other."""
+"""``python -m benchmarks [NAME …]``: one benchmark with its options, or all (``make bench``)."""
 
 from __future__ import annotations
 
-from benchmarks import serve, vision
+import runpy
+import sys
 
-serve.main()
-vision.main()
+NAMES = ("serve", "vision", "gallery")
+
+
+def main() -> None:
+    names = sys.argv[1:2]
+    if names and names[0] not in (*NAMES, "captions"):
+        raise SystemExit(f"{names[0]!r} is none of {', '.join(NAMES)}")
+    del sys.argv[1:2]
+    for name in names or NAMES:
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -60,13 +60,19 @@ class EngineResources(CpuResources):
         return None if self.gpu_memory_gib is None else int(self.gpu_memory_gib * 2**30)
 
 
+class MatcherResources(EngineResources):
+    """What a replica of a matcher takes, of each shard's where there are several."""
+
+    num_gpus: GpuFraction = 0
+
+
 class Resources(_Closed):
     """One replica of each deployment; the defaults fit two cores with two matchers."""
 
     ingress: CpuResources = CpuResources(num_cpus=0.2)
     detector: EngineResources = EngineResources(num_cpus=0.3, num_gpus=0.125)
     embedder: EngineResources = EngineResources(num_cpus=0.2)
-    matcher: CpuResources = CpuResources(num_cpus=0.2)
+    matcher: MatcherResources = MatcherResources(num_cpus=0.2)
     segmenter: EngineResources = EngineResources(num_cpus=0.4)
     captioner: EngineResources = EngineResources(num_cpus=0.1)
     jobs: CpuResources = CpuResources(num_cpus=0.1)
@@ -80,6 +86,12 @@ class AppArgs(Settings):
     def settings(self) -> Settings:
         """These arguments under the ``FACEGRAPH_*`` environment, without the resources."""
         return settings_from(self.model_dump(exclude={"resources"}, exclude_unset=True))
+
+
+def matcher_name(shard: int) -> str:
+    """What the deployment of that shard is called; the first one's name does not depend on how
+    many there are, so that a configuration stays valid when others join it."""
+    return f"matcher-{shard}" if shard else "matcher"
 
 
 Device = Literal["cpu", "cuda"]

@@ -17,7 +17,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
 from deployments import rules
-from deployments.arguments import AppArgs
+from deployments.arguments import AppArgs, matcher_name
 from deployments.located import Document, Finding, Steps, load
 from facegraph.config import (
     CaptionerTuning,
@@ -41,6 +41,12 @@ TUNING: Mapping[str, type[BaseModel]] = {
     "captioner": CaptionerTuning,
     "jobs": JobsTuning,
 }
+
+
+def tunings(document: Document, application: Steps) -> Mapping[str, type[BaseModel]]:
+    """Every deployment of the application, with the model of its ``user_config``."""
+    count = rules.shard_count(document, application)
+    return {**TUNING, **{matcher_name(shard): MatcherTuning for shard in range(count)}}
 
 
 def check_file(path: Path) -> list[str]:
@@ -84,8 +90,8 @@ def _models(document: Document) -> Iterator[tuple[Steps, type[BaseModel]]]:
         for deployment in document.items((*application, "deployments")):
             yield (*deployment, "autoscaling_config"), AutoscalingConfig
             name = document.get((*deployment, "name"))
-            if ours and name in TUNING:
-                yield (*deployment, "user_config"), TUNING[name]
+            if ours and (tuning := tunings(document, application).get(str(name))):
+                yield (*deployment, "user_config"), tuning
 
 
 def _rules(document: Document, steps: Steps) -> Iterator[Finding]:
@@ -94,7 +100,8 @@ def _rules(document: Document, steps: Steps) -> Iterator[Finding]:
         case ("applications", _, "args"):
             yield from rules.gpus(document, steps[:2])
             yield from rules.packs(document, steps[:2])
-            yield from rules.names(document, steps[:2], TUNING)
+            yield from rules.names(document, steps[:2], tunings(document, steps[:2]))
+            yield from rules.shards(document, steps[:2])
         case ("applications", _, "deployments", _, "autoscaling_config"):
             yield from rules.scaling(document, steps[:4])
         case ("applications", _, "deployments", _, "user_config"):

@@ -7,7 +7,7 @@ import os
 import ray
 from ray._private.state import state
 
-from deployments.arguments import Device, Resources
+from deployments.arguments import Device, Resources, matcher_name
 from facegraph.config import Settings
 from facegraph.errors import ConfigError
 
@@ -35,9 +35,10 @@ def require_shared_database(settings: Settings, nodes: int) -> None:
         )
 
 
-def require_cores(resources: Resources, cores: float) -> None:
+def require_cores(resources: Resources, cores: float, shards: int = 1) -> None:
     """ConfigError when one replica of each deployment cannot fit; Ray would wait for ever."""
     parts = {name: part.num_cpus for name, part in resources}
+    parts |= {matcher_name(shard): resources.matcher.num_cpus for shard in range(1, shards)}
     if sum(parts.values()) > cores:
         listed = ", ".join(f"{name} {cpus:g}" for name, cpus in parts.items())
         raise ConfigError(

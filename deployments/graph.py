@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import grpc
@@ -11,6 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from deployments.arguments import matcher_name
 from facegraph.errors import (
     FacegraphError,
     ModelUnavailable,
@@ -19,6 +23,7 @@ from facegraph.errors import (
     Unavailable,
 )
 from facegraph.graph import Query
+from facegraph.sharding import ShardedSearch
 from facegraph.types import (
     ByteArray,
     Caption,
@@ -28,6 +33,7 @@ from facegraph.types import (
     SearchResult,
     Segmentation,
     SegmentOptions,
+    Shard,
 )
 
 log = logging.getLogger(__name__)
@@ -43,6 +49,9 @@ PAUSE_S = 0.1
 
 DESCRIBE_TIMEOUT_S = 4.0
 
+GALLERIES_TIMEOUT_S = 1.0
+"""Short: a collection is told without its galleries rather than late."""
+
 ON_THEIR_OWN = frozenset({"segmenter", "captioner", "jobs"})
 """Deployments without which the service is ready all the same."""
 
@@ -50,15 +59,34 @@ COLD_AFTER_S = 2.0
 """A call that takes longer looks whether there is a replica at all."""
 
 
+SHARD_TIME = 0.9
+"""A shard's share of ``timeout_s``: a request has that much, and its end is to name the shard."""
+
+
 class Handles(NamedTuple):
-    """One handle per deployment below; only the ingress has one to the jobs' workers."""
+    """One handle per deployment below; only the ingress has one to the jobs' workers.
+
+    matchers: one per shard, in their order
+    """
 
     detector: Handle
     embedder: Handle
-    matcher: Handle
+    matchers: tuple[Handle, ...]
     segmenter: Handle
     captioner: Handle
     jobs: Handle | None = None
+
+    def named(self) -> dict[str, Handle]:
+        """Every deployment below by its name."""
+        shards = {matcher_name(shard): handle for shard, handle in enumerate(self.matchers)}
+        return {
+            "detector": self.detector,
+            "embedder": self.embedder,
+            **shards,
+            "segmenter": self.segmenter,
+            "captioner": self.captioner,
+            **({} if self.jobs is None else {"jobs": self.jobs}),
+        }
 
 
 class ServeGraph:
@@ -68,11 +96,15 @@ class ServeGraph:
     """
 
     def __init__(self, handles: Handles, timeout_s: float) -> None:
-        named = handles._asdict().items()
-        self._handles: dict[str, Handle] = {name: h for name, h in named if h is not None}
+        self._handles = handles.named()
         self._detect = _method(handles.detector, "detect")
         self._embed = _method(handles.embedder, "embed")
-        self._match = _method(handles.matcher, "match")
+        matchers = [_method(handle, "match") for handle in handles.matchers]
+        self._shards = [Shard(index, len(matchers)) for index in range(len(matchers))]
+        share = SHARD_TIME if len(matchers) > 1 else 1.0
+        self._search = ShardedSearch(
+            [partial(self._call, matcher, share=share) for matcher in matchers]
+        )
         self._segment = _method(handles.segmenter, "segment")
         self._caption = _method(handles.captioner, "caption")
         self.timeout_s = timeout_s
@@ -98,10 +130,34 @@ class ServeGraph:
     async def match(
         self, collection_id: str, contract_id: str, probes: FloatArray, query: Query
     ) -> SearchResult:
-        result: SearchResult = await self._call(
-            self._match, collection_id, contract_id, probes, query
+        return await self._search.match(collection_id, contract_id, probes, query)
+
+    async def galleries(self, collection_id: str) -> Sequence[Mapping[str, Any]]:
+        """Those of one shard by their replica.
+
+        A replica that is lost is left out; one that hangs leaves out its shard, for Serve
+        answers for all replicas at once.
+        """
+        described = await asyncio.gather(
+            *(self._shard_galleries(shard, collection_id) for shard in self._shards)
         )
-        return result
+        return list(chain.from_iterable(described))
+
+    async def _shard_galleries(self, shard: Shard, collection_id: str) -> list[dict[str, Any]]:
+        name = matcher_name(shard.index)
+        try:
+            answers = await self._broadcast(
+                name, GALLERIES_TIMEOUT_S, "describe_gallery", collection_id, shard
+            )
+        except TimedOut as error:
+            log.warning("a collection is told without its galleries: %s", error)
+            return []
+        for answer in answers:
+            if isinstance(answer, RayTaskError):
+                log.error("a replica of the %s could not tell of a gallery: %s", name, answer)
+        galleries = (answer for answer in answers if isinstance(answer, dict))
+        ordered = sorted(galleries, key=lambda gallery: gallery["replica"])
+        return [{"shard": shard.index, **gallery} for gallery in ordered]
 
     async def caption(self, image: bytes, options: CaptionOptions) -> Caption | None:
         caption: Caption | None = await self._warm_call(self._caption, image, options)
@@ -179,13 +235,14 @@ class ServeGraph:
         except TimedOut:
             return True
 
-    async def _call(self, method: Handle, *args: Any) -> Any:
+    async def _call(self, method: Handle, *args: Any, share: float = 1.0) -> Any:
+        seconds = self.timeout_s * share
         try:
-            async with asyncio.timeout(self.timeout_s):
+            async with asyncio.timeout(seconds):
                 return await _try(method, *args)
         except TimeoutError:
             raise TimedOut(
-                f"the {method.deployment_name} did not answer within {self.timeout_s:g} s"
+                f"the {method.deployment_name} did not answer within {seconds:g} s"
             ) from None
 
 

@@ -11,10 +11,10 @@ from ray.serve import Application
 from starlette.types import ASGIApp
 
 from deployments import cluster
-from deployments.arguments import AppArgs, CpuResources, EngineResources
+from deployments.arguments import AppArgs, CpuResources, EngineResources, matcher_name
 from deployments.detector import detector
 from deployments.embedder import embedder
-from deployments.graph import Handle, Handles, ServeGraph
+from deployments.graph import Handles, ServeGraph
 from deployments.jobs import jobs
 from deployments.matcher import matcher
 from deployments.request_id import OneRequestId
@@ -26,6 +26,7 @@ from facegraph.models.packs import find_pack
 from facegraph.models.vision_packs import require_known
 from facegraph.service import SEGMENTER, Service
 from facegraph.store.database import open_store
+from facegraph.types import Shard
 
 
 class Ingress:
@@ -36,10 +37,10 @@ class Ingress:
 
     @reported(DID_NOT_START)
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: Settings, *handles: Handle
+        self, settings: Settings, handles: Handles
     ) -> None:
         tuning = IngressTuning()
-        self._graph = ServeGraph(Handles(*handles), tuning.request_timeout_s)
+        self._graph = ServeGraph(handles, tuning.request_timeout_s)
         self._store = await open_store(settings)
         pack = find_pack(settings)
         await self._store.ensure_default(pack.contract)
@@ -72,7 +73,7 @@ def _build(args: AppArgs) -> Application:
     settings = args.settings()
     require_known(settings)
     cluster.require_shared_database(settings, cluster.live_nodes())
-    cluster.require_cores(args.resources, cluster.reachable("CPU"))
+    cluster.require_cores(args.resources, cluster.reachable("CPU"), settings.matcher_shards)
     device = cluster.resolve_device(settings, cluster.reachable("GPU"))
     if hint := cluster.fast_path_hint():
         tell_operator(hint)
@@ -85,18 +86,24 @@ def _build(args: AppArgs) -> Application:
         "segmenter": segmenter,
         "captioner": captioner,
     }
-    bound = {
+    bound: dict[str, Any] = {
         name: deployment.options(ray_actor_options=_engine(getattr(take, name), device)).bind(
             settings, getattr(take, name)
         )
         for name, deployment in engines.items()
     }
-    bound["matcher"] = matcher.options(ray_actor_options=_cpu(take.matcher)).bind(
-        settings, take.matcher
+    shards = [Shard(index, settings.matcher_shards) for index in range(settings.matcher_shards)]
+    matchers: Any = tuple(
+        matcher.options(
+            name=matcher_name(shard.index), ray_actor_options=_engine(take.matcher, device)
+        ).bind(settings, take.matcher, shard)
+        for shard in shards
     )
-    below = [bound[name] for name in Handles._fields if name in bound]
-    workers = jobs.options(ray_actor_options=_cpu(take.jobs)).bind(settings, take.jobs, *below)
-    return ingress.options(ray_actor_options=_cpu(take.ingress)).bind(settings, *below, workers)
+    below = Handles(matchers=matchers, **bound)  # Serve puts a handle in each one's place
+    workers: Any = jobs.options(ray_actor_options=_cpu(take.jobs)).bind(settings, take.jobs, below)
+    return ingress.options(ray_actor_options=_cpu(take.ingress)).bind(
+        settings, below._replace(jobs=workers)
+    )
 
 
 def _cpu(resources: CpuResources) -> dict[str, float]:

@@ -8,7 +8,7 @@ import cv2
 from ray import serve
 
 from deployments.arguments import CpuResources
-from deployments.graph import Handle, Handles, ServeGraph
+from deployments.graph import Handles, ServeGraph
 from deployments.startup import DID_NOT_START, replica_id, reported
 from facegraph.config import IngressTuning, JobsTuning, Settings, parse
 from facegraph.jobs import Worker
@@ -26,11 +26,11 @@ class Jobs:
 
     @reported(DID_NOT_START)
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: Settings, resources: CpuResources, *handles: Handle
+        self, settings: Settings, resources: CpuResources, handles: Handles
     ) -> None:
         cv2.setNumThreads(resources.threads)
         tuning = IngressTuning()
-        graph = ServeGraph(Handles(*handles), tuning.request_timeout_s)
+        graph = ServeGraph(handles, tuning.request_timeout_s)
         self._store = await open_store(settings)
         service = Service(graph, self._store, settings, tuning, find_pack(settings))
         self._worker = Worker(self._store, handlers(service), JobsTuning())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from deployments.arguments import Resources
+from deployments.arguments import Resources, matcher_name
 from deployments.located import Document, Finding, Steps
-from facegraph.config import Settings, nearest
+from deployments.matcher import AS_SHIPPED
+from facegraph.config import MatcherTuning, Settings, nearest
 from facegraph.errors import ConfigError, ModelMissing
 from facegraph.models.packs import find_pack
 from facegraph.models.vision_packs import require_known
@@ -85,9 +87,47 @@ def names(document: Document, application: Steps, known: Collection[str]) -> Ite
         line = document.line((*steps, "name"))
         if name in seen:
             yield Finding(line, f"deployment {name!r} appears twice")
+        elif name not in known and re.fullmatch(r"matcher-\d+", name):
+            count = shard_count(document, application)
+            yield Finding(line, f"no deployment is called {name!r}: matcher_shards is {count}")
         elif name not in known:
             yield Finding(line, f"no deployment is called {name!r}{nearest(name, known)}")
         seen.add(name)
+
+
+def shard_count(document: Document, application: Steps) -> int:
+    """How many matchers there are; 1 where the number is no good, which its model tells."""
+    count = document.get((*application, "args", "matcher_shards"))
+    return count if isinstance(count, int) and 1 <= count <= 64 else 1
+
+
+def shards(document: Document, application: Steps) -> Iterator[Finding]:
+    """Matchers that are not like the first; every one takes part in every search."""
+    place = (*application, "args", "matcher_shards")
+    listed = {
+        str(document.get((*steps, "name"))): steps
+        for steps in document.items((*application, "deployments"))
+    }
+    first = _matcher_options(document, listed.get(matcher_name(0)))
+    for shard in range(1, shard_count(document, application)):
+        steps = listed.get(name := matcher_name(shard))
+        other = _matcher_options(document, steps)
+        if differing := [key for key in first | other if first.get(key) != other.get(key)]:
+            yield Finding(
+                document.line((*steps, "name") if steps else place),
+                f"{name} is not like matcher in {', '.join(differing)}"
+                f"{'' if steps else ': it is not listed'}; every search needs both",
+                warning=True,
+            )
+
+
+def _matcher_options(document: Document, steps: Steps | None) -> dict[str, Any]:
+    """What one matcher's entry, or its absence, comes to; ``user_config`` key by key."""
+    given = (document.get(steps) if steps else None) or {}
+    tuning = given.get("user_config")
+    tuning = MatcherTuning().model_dump(mode="json") | (tuning if isinstance(tuning, dict) else {})
+    others = {key: value for key, value in given.items() if key not in {"name", "user_config"}}
+    return {**AS_SHIPPED, **others, **tuning}
 
 
 def limits(document: Document, steps: Steps) -> Iterator[Finding]:
@@ -116,19 +156,22 @@ def limits(document: Document, steps: Steps) -> Iterator[Finding]:
 
 def gpus(document: Document, application: Steps) -> Iterator[Finding]:
     """Fractions that one GPU cannot hold together."""
-    total = 0.0
-    for name in ENGINES:
+    parts = {name: name for name in ENGINES}
+    parts |= {matcher_name(i): "matcher" for i in range(shard_count(document, application))}
+    taken: dict[str, float] = {}
+    for name, part in parts.items():
         fraction = document.get(
-            (*application, "args", "resources", name, "num_gpus"),
-            getattr(Resources(), name).num_gpus,
+            (*application, "args", "resources", part, "num_gpus"),
+            getattr(Resources(), part).num_gpus,
         )
         if not isinstance(fraction, int | float):
             return
-        total += fraction * _replicas(document, application, name)
-    if total > 1:
+        taken[name] = fraction * _replicas(document, application, name)
+    if (total := sum(taken.values())) > 1:
+        users = [name for name, share in taken.items() if share]
         yield Finding(
             document.line((*application, "args", "resources")),
-            f"{', '.join(ENGINES)} take {total:g} GPUs together; on one GPU some replica waits",
+            f"{', '.join(users)} take {total:g} GPUs together; on one GPU some replica waits",
             warning=True,
         )
 

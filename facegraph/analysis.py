@@ -40,6 +40,7 @@ class Question:
     threshold: float | None = None
     include_below: bool = False
     consistency: Consistency = "strong"
+    partial: bool = False
     max_faces: int | None = None
     attributes: bool = False
     caption: CaptionOptions = DEFAULT_CAPTION
@@ -133,6 +134,7 @@ async def _search(
         threshold=question.threshold,
         include_below=question.include_below,
         consistency=question.consistency,
+        partial=question.partial,
     )
 
 

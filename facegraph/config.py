@@ -83,6 +83,21 @@ class MatcherTuning(_Model):
     )
     max_batch: int = Field(64, ge=1, le=4096, description="Most probes scored in one pass.")
     max_queue: int = Field(1024, ge=1, description="Most probes that wait; more is `overloaded`.")
+    pinned: tuple[str, ...] = Field(
+        (), max_length=1000, description="Collections kept in memory, beside `default`."
+    )
+    max_gallery_bytes: int = Field(
+        4 * 2**30, ge=1, description="Of the others: beyond it the longest unused leave memory."
+    )
+    idle_timeout_s: float = Field(
+        3600.0, gt=0, description="Of the others: one not searched for so long leaves memory."
+    )
+    approximate_above: int | None = Field(
+        None,
+        ge=1,
+        description="Samples above which a collection is searched approximately, unless it says "
+        "how itself; unset: never.",
+    )
 
 
 class SegmenterTuning(_Model):
@@ -208,6 +223,17 @@ class Settings(_Model):
     database_url: str | None = Field(
         None, description="External PostgreSQL; unset: the embedded one under `data_dir`."
     )
+    matcher_shards: int = Field(
+        1, ge=1, le=64, description="Matchers that share every collection's subjects among them."
+    )
+    gallery_storage: Literal["auto", "float32", "bf16", "int8"] = Field(
+        "auto",
+        description="What searches read of each sample to choose candidates, whose float32 "
+        "embeddings then decide; `auto` takes int8 where the processor multiplies it fast.",
+    )
+    galleries_dir: Path | None = Field(
+        None, description="Galleries as files, for quick starts. Unset: `<data_dir>/galleries`."
+    )
     database_pool_size: int = Field(8, ge=2, le=100, description="Connections per process.")
     fetch_urls: bool = Field(
         False, description="Fetch images by `url`; private addresses are refused even then."
@@ -232,6 +258,10 @@ class Settings(_Model):
     @property
     def models_path(self) -> Path:
         return (self.models_dir or self.data_path / "models").expanduser().resolve()
+
+    @property
+    def galleries_path(self) -> Path:
+        return (self.galleries_dir or self.data_path / "galleries").expanduser().resolve()
 
     @property
     def insightface_path(self) -> Path:

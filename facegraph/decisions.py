@@ -19,12 +19,17 @@ def similarity(left: FloatArray, right: FloatArray) -> float:
 
 
 def similarities(rows: FloatArray, probe: FloatArray) -> FloatArray:
-    """Raw cosine of each of ``rows`` (n, d) with ``probe`` (d,), as (n,) float32 in -1..1.
+    """Raw cosine of each of ``rows`` (n, d) with ``probe`` (d,), as (n,) float32 in -1..1."""
+    return pair_similarities(rows, np.broadcast_to(probe, rows.shape))
 
-    A row's value does not depend on the rows beside it, unlike a BLAS product's.
+
+def pair_similarities(left: FloatArray, right: FloatArray) -> FloatArray:
+    """Raw cosine of row i of ``left`` (n, d) with row i of ``right``, as (n,) float32 in -1..1.
+
+    A pair's value does not depend on the pairs beside it, unlike a BLAS product's.
     """
-    exact = np.einsum("nd,d->n", rows.astype(np.float64), probe.astype(np.float64))
-    clipped: FloatArray = np.clip(exact, -1, 1).astype(np.float32)
+    products = left.astype(np.float64) * right
+    clipped: FloatArray = np.clip(products.sum(axis=1), -1, 1).astype(np.float32)
     return clipped
 
 

@@ -25,11 +25,13 @@
     │   ├── SeveralFaces                several_faces
     │   └── LowQuality                  low_quality
     ├── RateLimited                     rate_limited             429
+    ├── GalleryTooLarge                 gallery_too_large        507
     ├── Unavailable                     unavailable              503, Retry-After
     │   ├── Overloaded                  overloaded
     │   ├── ModelUnavailable            model_unavailable
     │   ├── StoreUnavailable            store_unavailable
     │   ├── GalleryBehind               gallery_behind
+    │   ├── ShardUnavailable            shard_unavailable
     │   └── TimedOut                    timeout
     └── StartupError                    never sent: raised before the service answers
         ├── ConfigError
@@ -174,6 +176,12 @@ class RateLimited(FacegraphError):
     retry_after_s = 1
 
 
+class GalleryTooLarge(FacegraphError):
+    """Waiting does not help: the operator has to give galleries more memory."""
+
+    code, status, title = "gallery_too_large", 507, "Gallery too large"
+
+
 class Unavailable(FacegraphError):
     code, status, title = "unavailable", 503, "Unavailable"
     retry_after_s = 1
@@ -194,6 +202,12 @@ class StoreUnavailable(Unavailable):
 
 class GalleryBehind(Unavailable):
     code, title = "gallery_behind", "Gallery behind"
+
+
+class ShardUnavailable(Unavailable):
+    """A part of the subjects cannot be searched; ``errors`` has an entry per missing shard."""
+
+    code, title = "shard_unavailable", "Shard unavailable"
 
 
 class TimedOut(Unavailable):

@@ -6,6 +6,7 @@ Two graphs exist: :class:`facegraph.local.LocalGraph` runs in this process, the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,10 +25,14 @@ from facegraph.types import (
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """How a gallery is searched: the best ``limit`` subjects per probe, however similar."""
+    """How a gallery is searched: the best ``limit`` subjects per probe, however similar.
+
+    partial: rather an answer without the subjects of a lost shard than none
+    """
 
     limit: int
     consistency: Consistency = "strong"
+    partial: bool = False
 
 
 class Graph(Protocol):
@@ -36,7 +41,8 @@ class Graph(Protocol):
     Every method raises only ``FacegraphError``s: ``InvalidImage``, ``ImageTooLarge`` (all that
     take an image), ``InvalidRequest`` (caption: a prompt that leaves no room; segment,
     load_segmenter: an unknown model), ``Overloaded``, ``TimedOut``, ``ModelUnavailable`` (all),
-    ``CollectionNotFound``, ``ContractMismatch``, ``StoreUnavailable``, ``GalleryBehind`` (match).
+    ``CollectionNotFound``, ``ContractMismatch``, ``StoreUnavailable``, ``GalleryBehind``,
+    ``GalleryTooLarge``, ``ShardUnavailable`` (match).
     """
 
     async def detect(
@@ -63,6 +69,15 @@ class Graph(Protocol):
         self, collection_id: str, contract_id: str, probes: FloatArray, query: Query
     ) -> SearchResult:
         """Subjects for each row of ``probes`` (n, d) float32, L2-normalised."""
+        ...
+
+    async def galleries(self, collection_id: str) -> Sequence[Mapping[str, Any]]:
+        """How each matcher that has the collection in memory searches it now.
+
+        As :meth:`facegraph.matcher.Matcher.describe_gallery`, with the index of its ``shard``, in
+        the order of the shards. It loads nothing. Who does not answer soon is left out: this
+        raises nothing for want of a matcher.
+        """
         ...
 
     async def caption(self, image: bytes, options: CaptionOptions) -> Caption | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from facegraph.config import (
@@ -75,6 +76,10 @@ class LocalGraph:
         self, collection_id: str, contract_id: str, probes: FloatArray, query: Query
     ) -> SearchResult:
         return await self._matcher.match(collection_id, contract_id, probes, query)
+
+    async def galleries(self, collection_id: str) -> Sequence[Mapping[str, Any]]:
+        gallery = self._matcher.describe_gallery(collection_id)
+        return [] if gallery is None else [{"shard": 0, **gallery}]
 
     async def caption(self, image: bytes, options: CaptionOptions) -> Caption | None:
         return await self._captioner.caption(image, options)

@@ -103,11 +103,16 @@ class Identified:
 
 @dataclass(frozen=True, slots=True)
 class Identification:
-    """``probes[i]`` answers face or embedding i; all at one ``version`` of the gallery."""
+    """``probes[i]`` answers face or embedding i; all at one ``version`` of the gallery.
+
+    ``missing_shards`` of all ``shards`` were not searched; without them nothing is decided.
+    """
 
     version: int
     threshold: float
     probes: tuple[Identified, ...]
+    missing_shards: tuple[int, ...] = ()
+    shards: int = 1
 
 
 @dataclass(slots=True)
@@ -167,26 +172,30 @@ class Service:
         threshold: float | None = None,
         include_below: bool = False,
         consistency: Consistency = "strong",
+        partial: bool = False,
     ) -> Identification:
         """1:N for each row of ``probes`` (n, d) float32, L2-normalised.
 
         The second best subject is always looked at, so that a decision does not depend on
-        ``limit``.
+        ``limit``. A partial answer decides nothing: whoever was not searched may be the one, or
+        come as close. So every probe is ``ambiguous`` then.
         """
         limit = self.tuning.search_limit if limit is None else limit
-        query = Query(max(limit, 2), consistency)
+        query = Query(max(limit, 2), consistency, partial)
         found = await self.graph.match(collection_id, self.contract.id, probes, query)
-        bar = self.threshold(threshold, found.threshold)
+        bar, margin = self.threshold(threshold, found.threshold), self.tuning.margin
         return Identification(
             found.version,
             bar,
             tuple(
                 Identified(
-                    decide(matches, bar, self.tuning.margin),
+                    "ambiguous" if found.missing_shards else decide(matches, bar, margin),
                     tuple(m for m in matches[:limit] if include_below or m.similarity >= bar),
                 )
                 for matches in found.matches
             ),
+            found.missing_shards,
+            found.shards,
         )
 
     async def samples(

@@ -7,12 +7,15 @@ Images and crops are RGB, uint8, height × width × 3.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from facegraph.columns import Texts
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
@@ -22,6 +25,7 @@ CROP_SIZE = 112
 
 Decision = Literal["match", "ambiguous", "unknown"]
 Consistency = Literal["strong", "eventual"]
+SearchMode = Literal["auto", "exact", "approximate"]
 
 
 def _require(
@@ -224,12 +228,18 @@ class Match:
 class SearchResult:
     """``matches[i]`` answers probe i, best first; all were searched at one ``version``.
 
-    ``threshold`` is the collection's own, None where it has none.
+    ``threshold`` is the collection's own, None where it has none. ``stamp`` is that of the
+    version (:class:`Head`), empty where parts of different versions were put together. The
+    subjects of ``missing_shards`` of all ``shards`` were not searched; nothing is missing unless
+    the query allowed it.
     """
 
     version: int
     threshold: float | None
     matches: tuple[tuple[Match, ...], ...]
+    missing_shards: tuple[int, ...] = ()
+    shards: int = 1
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +258,7 @@ class Collection:
     metadata: Mapping[str, Any]
     threshold: float | None
     keep_crops: bool
+    search_mode: SearchMode
     contract_id: str
     dimension: int
     incarnation: str
@@ -308,6 +319,9 @@ class Head:
     """Where a collection's history stands; what an index compares itself with.
 
     more: the log went on after ``version`` when it was read up to there
+    stamp: drawn at random by the write that made this version. Two histories may both reach a
+        version (a backup restored, a database copied); they never share its stamp.
+    threshold, sample_count, search_mode: the collection's own, as of the reading
     """
 
     incarnation: str
@@ -317,6 +331,21 @@ class Head:
     dimension: int
     threshold: float | None = None
     more: bool = False
+    stamp: str = ""
+    sample_count: int = 0
+    search_mode: SearchMode = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part ``index`` of ``count`` of every collection: the samples of its share of the subjects."""
+
+    index: int = 0
+    count: int = 1
+
+
+WHOLE = Shard()
+"""All of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,17 +359,44 @@ class SubjectRecord:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GalleryRecords:
-    """A whole collection at ``head.version``, for building an index.
+    """A whole collection, or one shard of it, at ``head.version``, for building an index.
 
-    embeddings: (n, dimension) float32; row i belongs to sample_ids[i] of subjects
-    whose id is subject_ids[i]
+    subject_details: row i belongs to subject_ids[i]: JSON, a list of its name and its metadata
+    row_subjects: (n,) int32, index of each sample's subject
+    embeddings: (n, dimension) float32; row i belongs to sample_ids[i]
     """
 
     head: Head
-    subjects: tuple[SubjectRecord, ...]
-    sample_ids: tuple[str, ...]
-    subject_ids: tuple[str, ...]
+    subject_ids: Texts
+    subject_details: Texts
+    sample_ids: Texts
+    row_subjects: npt.NDArray[np.int32]
     embeddings: FloatArray
+
+    @classmethod
+    def of(
+        cls,
+        head: Head,
+        subjects: Iterable[SubjectRecord],
+        samples: Iterable[tuple[str, str, FloatArray]],
+    ) -> GalleryRecords:
+        """Of ``subjects`` and of samples as (sample id, subject id, embedding)."""
+        records, rows = list(subjects), list(samples)
+        slots = {record.id: slot for slot, record in enumerate(records)}
+        embeddings = np.array([embedding for *_, embedding in rows], np.float32)
+        return cls(
+            head,
+            Texts.of(record.id for record in records),
+            Texts.of(json.dumps([record.name, record.metadata]) for record in records),
+            Texts.of(sample_id for sample_id, *_ in rows),
+            np.array([slots[subject_id] for _, subject_id, _ in rows], np.int32),
+            embeddings.reshape(-1, head.dimension),
+        )
+
+    def subject(self, index: int | np.integer) -> SubjectRecord:
+        """The subject of that index."""
+        name, metadata = json.loads(self.subject_details[index])
+        return SubjectRecord(self.subject_ids[index], name, metadata)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

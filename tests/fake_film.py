@@ -6,7 +6,7 @@ The colour says who it is, so that every decision is predictable; tests/model us
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -122,6 +122,9 @@ class FakeFilmGraph:
             raise CollectionNotFound(f"no collection {collection_id!r}")
         found = tuple(self._found(probe)[: query.limit] for probe in probes)
         return SearchResult(len(self.enrolled), None, found)
+
+    async def galleries(self, collection_id: str) -> Sequence[Mapping[str, Any]]:
+        raise NotImplementedError
 
     def _found(self, probe: FloatArray) -> tuple[Match, ...]:
         matches = [

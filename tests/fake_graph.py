@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,7 @@ class FakeGraph:
         self.failing: FacegraphError | None = None  # raised by both vision models
         self.asked: list[CaptionOptions | SegmentOptions] = []
         self.loaded: list[str] = []
+        self.shown: list[dict[str, Any]] | None = None  # as galleries, instead of the matcher's
 
     async def detect(
         self,
@@ -119,6 +121,12 @@ class FakeGraph:
         self, collection_id: str, contract_id: str, probes: FloatArray, query: Query
     ) -> SearchResult:
         return await self._matcher.match(collection_id, contract_id, probes, query)
+
+    async def galleries(self, collection_id: str) -> Sequence[Mapping[str, Any]]:
+        if self.shown is not None:
+            return self.shown
+        gallery = self._matcher.describe_gallery(collection_id)
+        return [] if gallery is None else [{"shard": 0, **gallery}]
 
     async def caption(self, image: bytes, options: CaptionOptions) -> Caption | None:
         self.asked.append(options)

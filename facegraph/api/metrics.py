@@ -36,6 +36,11 @@ class Metrics:
             ["decision"],
             registry=self.registry,
         )
+        self.partial = Counter(
+            "facegraph_partial_searches_total",
+            "Searches answered without the subjects of a lost shard.",
+            registry=self.registry,
+        )
         self.samples = Counter(
             "facegraph_samples_enrolled_total", "Samples committed.", registry=self.registry
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NotRequired, cast
 
 from typing_extensions import TypedDict
@@ -18,6 +19,7 @@ from facegraph.types import (
     Faces,
     Match,
     Sample,
+    SearchMode,
     Segmentation,
     Subject,
 )
@@ -138,12 +140,49 @@ class CollectionAnswer(Answer):
     metadata: dict[str, Any]
     threshold: float | None
     keep_crops: bool
+    search_mode: SearchMode
     contract: str
     subject_count: int
     sample_count: int
     version: int
     created_at: str
     updated_at: str
+
+
+class RecallAnswer(TypedDict):
+    """Of the subjects that the exact search finds, the share that the approximate one finds.
+
+    ``at_1`` counts the best alone, ``at_limit`` the best ``limit``. It is measured by ``probes``
+    searches for likenesses of the collection's own samples.
+    """
+
+    at_1: float
+    at_limit: float
+    limit: int
+    probes: int
+
+
+class IndexAnswer(TypedDict):
+    """How one matcher searches the collection now.
+
+    ``shard`` is 0 where the subjects are not divided, ``version`` the collection's that it has.
+    ``storage`` is how the samples are kept for the first pass over them. ``recall`` is null
+    where the search is exact, which finds everybody, or not measured yet.
+    """
+
+    shard: int
+    version: int
+    samples: int
+    bytes: int
+    search: Literal["exact", "approximate"]
+    storage: Literal["int8", "bf16", "float32"]
+    recall: RecallAnswer | None
+
+
+class IndexedCollection(CollectionAnswer):
+    """``indexes`` has one entry for each matcher with the collection in memory, by shard."""
+
+    indexes: list[IndexAnswer]
 
 
 class CollectionList(Answer):
@@ -223,7 +262,20 @@ class SearchedFace(TypedDict):
     threshold: float
 
 
-class SearchAnswer(Answer):
+class Partial(TypedDict):
+    """Which of the ``shards``, counted from 0, were not searched."""
+
+    missing_shards: list[int]
+    shards: int
+
+
+class PartialMember(TypedDict):
+    """Left out where everybody was searched."""
+
+    partial: NotRequired[Partial]
+
+
+class SearchAnswer(Answer, PartialMember):
     faces: list[SearchedFace]
     image: NotRequired[ImageSize]
     version: int
@@ -290,7 +342,7 @@ class AnalyzedSearchedFace(SearchedFace, PersonIndex):
     pass
 
 
-class AnalyzedSearch(TypedDict):
+class AnalyzedSearch(PartialMember):
     faces: list[AnalyzedSearchedFace]
     image: ImageSize
     version: int
@@ -428,12 +480,44 @@ def collection_answer(collection: Collection) -> CollectionAnswer:
         "metadata": dict(collection.metadata),
         "threshold": collection.threshold,
         "keep_crops": collection.keep_crops,
+        "search_mode": collection.search_mode,
         "contract": collection.contract_id,
         "subject_count": collection.subject_count,
         "sample_count": collection.sample_count,
         "version": collection.version,
         "created_at": collection.created_at.isoformat(),
         "updated_at": collection.updated_at.isoformat(),
+    }
+
+
+def indexed_collection(
+    collection: Collection, galleries: Sequence[Mapping[str, Any]]
+) -> IndexedCollection:
+    """``galleries``: as :meth:`facegraph.graph.Graph.galleries` tells them."""
+    return {**collection_answer(collection), "indexes": [_index(each) for each in galleries]}
+
+
+def _index(gallery: Mapping[str, Any]) -> IndexAnswer:
+    approximate = gallery["approximate"] if gallery["search"] == "approximate" else None
+    return {
+        "shard": gallery["shard"],
+        "version": gallery["version"],
+        "samples": gallery["samples"],
+        "bytes": gallery["bytes"],
+        "search": gallery["search"],
+        "storage": gallery["storage"],
+        "recall": None if approximate is None else _recall(approximate["recall"]),
+    }
+
+
+def _recall(recall: Mapping[str, Any] | None) -> RecallAnswer | None:
+    if recall is None:
+        return None
+    return {
+        "at_1": recall["at_1"],
+        "at_limit": recall["at_limit"],
+        "limit": recall["limit"],
+        "probes": recall["probes"],
     }
 
 

@@ -6,7 +6,8 @@
                                               contract=contract)
         head = await store.head("default")             # head.version >= enrolled.version
 
-Reading for an index: ``heads()``, ``head(c)``, ``load(c)``, ``changes(c, since=, incarnation=)``.
+Reading for an index: ``heads()``, ``head(c)``, ``load(c)`` and
+``changes(c, since=, incarnation=, stamp=)``; the last two also for a shard.
 ``EmbeddedServer(data_path).hold()`` and ``.release()`` keep the embedded server running for a
 process that opens no store.
 """

@@ -10,10 +10,14 @@ from psycopg.sql import SQL
 
 from facegraph.store import moving, samples
 from facegraph.store.connecting import BlockingConnection, Connection
+from facegraph.store.sharding import in_shard
 from facegraph.store.writing import unknown_collection
-from facegraph.types import Change, Head, SubjectRecord
+from facegraph.types import Change, Head, Shard, SubjectRecord
 
-_HEAD = SQL("incarnation::text, version, log_floor, contract_id, dimension, threshold")
+_HEAD = SQL(
+    "incarnation::text, version, log_floor, contract_id, dimension, threshold, false AS more,"
+    " stamp::text, sample_count, search_mode"
+)
 _HEAD_AND_POINTER = SQL("""
 SELECT s.moved_to, s.moved_epoch, c.id, {}
 FROM facegraph.database_state s LEFT JOIN facegraph.collections c ON c.id = %s
@@ -23,21 +27,27 @@ SELECT s.moved_to, s.moved_epoch, c.id, {}
 FROM facegraph.database_state s LEFT JOIN facegraph.collections c ON true
 """).format(_HEAD)
 _HEAD_ONLY = SQL("SELECT {} FROM facegraph.collections WHERE id = %s").format(_HEAD)
-# A page ends with the last row of a version, so that an index is never left between two.
-_LAST_OF_PAGE = """
-SELECT version FROM facegraph.changes WHERE collection_id = %s AND version > %s
-ORDER BY version, ordinal OFFSET %s LIMIT 1
+_KNOWN = """
+SELECT FROM facegraph.past_versions
+WHERE collection_id = %s AND version = %s AND stamp::text = %s
 """
-_CHANGES = """
+# A page ends with the last row of a version, so that an index is never left between two.
+_LAST_OF_PAGE = SQL("""
+SELECT c.version, coalesce(p.stamp::text, '')
+FROM facegraph.changes c LEFT JOIN facegraph.past_versions p USING (collection_id, version)
+WHERE collection_id = %s AND version > %s AND {}
+ORDER BY version, ordinal OFFSET %s LIMIT 1
+""")
+_CHANGES = SQL("""
 SELECT c.version, c.kind, c.subject_id, c.sample_id, s.id, s.name, s.metadata, x.embedding
 FROM facegraph.changes c
 LEFT JOIN facegraph.subjects s ON c.kind = 'subject_upserted'
     AND s.collection_id = c.collection_id AND s.id = c.subject_id
 LEFT JOIN facegraph.samples x ON c.kind = 'sample_added'
     AND x.collection_id = c.collection_id AND x.id = c.sample_id AND x.subject_id = c.subject_id
-WHERE c.collection_id = %s AND c.version > %s AND c.version <= %s
+WHERE c.collection_id = %s AND c.version > %s AND c.version <= %s AND {}
 ORDER BY c.version, c.ordinal
-"""
+""")
 
 
 async def head_here(connection: Connection, collection_id: str) -> Head:
@@ -74,18 +84,39 @@ def head_blocking(connection: BlockingConnection, collection_id: str) -> Head:
 
 
 async def changes(
-    connection: Connection, collection_id: str, *, since: int, incarnation: str, limit: int
+    connection: Connection,
+    collection_id: str,
+    *,
+    since: int,
+    incarnation: str,
+    stamp: str,
+    shard: Shard,
+    limit: int,
 ) -> tuple[Head, Sequence[Change]] | None:
     """See :meth:`Store.changes`; within a snapshot."""
     now = await head(connection, collection_id)
     if now.incarnation != incarnation or not now.log_floor <= since <= now.version:
         return None
-    found = await connection.execute(_LAST_OF_PAGE, [collection_id, since, limit - 1])
+    if not await _was(connection, collection_id, now, since, stamp):
+        return None
+    mine = in_shard(shard, SQL("c.subject_id"))
+    found = await connection.execute(_LAST_OF_PAGE.format(mine), [collection_id, since, limit - 1])
     last = await found.fetchone()
-    until = now.version if last is None else last[0]
-    rows = await connection.execute(_CHANGES, [collection_id, since, until])
-    reached = replace(now, version=until, more=until < now.version)
+    reached = now
+    if last is not None and last[0] < now.version:
+        reached = replace(now, version=last[0], stamp=last[1], more=True)
+    rows = await connection.execute(_CHANGES.format(mine), [collection_id, since, reached.version])
     return reached, [change async for row in rows if (change := _change(row)) is not None]
+
+
+async def _was(
+    connection: Connection, collection_id: str, now: Head, version: int, stamp: str
+) -> bool:
+    """Whether ``version`` had this stamp in the history that led to ``now``."""
+    if version == now.version:
+        return stamp == now.stamp
+    found = await connection.execute(_KNOWN, [collection_id, version, stamp])
+    return await found.fetchone() is not None
 
 
 def _change(row: tuple[Any, ...]) -> Change | None:

@@ -16,22 +16,29 @@ from facegraph.errors import (
 from facegraph.store.connecting import Connection
 from facegraph.store.paging import after, page
 from facegraph.store.records import Page
-from facegraph.store.validation import check_changes, check_metadata, check_text, check_threshold
+from facegraph.store.validation import (
+    check_changes,
+    check_metadata,
+    check_search_mode,
+    check_text,
+    check_threshold,
+)
 from facegraph.store.writing import contract_json, unknown_collection
-from facegraph.types import Collection, Contract
+from facegraph.types import Collection, Contract, SearchMode
 
 DEFAULT = "default"
 """The collection that always exists."""
 
 _COLUMNS = SQL(
-    "id, name, description, metadata, threshold, keep_crops, contract_id, dimension,"
+    "id, name, description, metadata, threshold, keep_crops, search_mode, contract_id, dimension,"
     " incarnation::text, version, log_floor, subject_count, sample_count, revision,"
     " created_at, updated_at"
 )
 _INSERT = SQL("""
 INSERT INTO facegraph.collections
-    (id, name, description, metadata, threshold, keep_crops, contract_id, dimension, contract)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING {}
+    (id, name, description, metadata, threshold, keep_crops, search_mode, contract_id, dimension,
+    contract)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING {}
 """).format(_COLUMNS)
 _GET = SQL("SELECT {} FROM facegraph.collections WHERE id = %s").format(_COLUMNS)
 _LOCK = _GET + SQL(" FOR UPDATE")
@@ -48,7 +55,9 @@ _STRANGER = """
 UPDATE facegraph.collections SET stranger_count = stranger_count + 1
 WHERE id = %s RETURNING stranger_count
 """
-_CHANGEABLE = frozenset({"name", "description", "metadata", "threshold", "keep_crops"})
+_CHANGEABLE = frozenset(
+    {"name", "description", "metadata", "threshold", "keep_crops", "search_mode"}
+)
 # Deleting a large collection takes longer than a statement is given otherwise.
 _TIME_TO_DELETE = "SET LOCAL statement_timeout = '10min'"
 
@@ -69,10 +78,11 @@ async def insert(
     metadata: str = "{}",
     threshold: float | None = None,
     keep_crops: bool = False,
+    search_mode: SearchMode = "auto",
 ) -> Collection:
     """A new collection; CollectionExists."""
     bound = [contract.id, contract.dimension, contract_json(contract)]
-    described = [name, description, metadata, threshold, keep_crops]
+    described = [name, description, metadata, threshold, keep_crops, search_mode]
     made = await _one(connection, _INSERT, [collection_id, *described, *bound])
     if made is None:
         raise CollectionExists(f"there is a collection {collection_id!r} already")
@@ -82,7 +92,8 @@ async def insert(
 async def ensure(connection: Connection, collection_id: str, contract: Contract) -> Collection:
     """The collection, made if absent, bound to ``contract`` if it holds no samples."""
     bound = [contract.id, contract.dimension, contract_json(contract)]
-    made = await _one(connection, _INSERT, [collection_id, None, None, "{}", None, False, *bound])
+    plain = [None, None, "{}", None, False, "auto"]
+    made = await _one(connection, _INSERT, [collection_id, *plain, *bound])
     if made is not None:
         return made
     await connection.execute(_REBIND_EMPTY, [*bound, collection_id, contract.id])
@@ -147,6 +158,8 @@ def _checked(column: str, value: Any) -> Any:
             return check_threshold(value)
         case "keep_crops":
             return bool(value)
+        case "search_mode":
+            return check_search_mode(value)
         case _:
             return check_text(column, value)
 

@@ -29,6 +29,7 @@ from facegraph.store.connecting import (
 from facegraph.store.failures import FAILURES, Progress, one_line, say, worth_a_retry
 from facegraph.store.migrations import migrate
 from facegraph.store.moving import Moved, Place
+from facegraph.store.silence import Heard, bounded, watched
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,10 @@ _MAX_HOPS = 16
 _POOL_TIMEOUT_S = 5.0
 _OPEN_TIMEOUT_S = 10.0
 _WAITING_PER_CONNECTION = 64
+
+READ_PATIENCE_S = 45.0
+WRITE_PATIENCE_S = 660.0
+"""Above what the server lets statements take; only a connection that hangs takes longer."""
 
 
 class Link:
@@ -76,7 +81,7 @@ class Link:
 
         async def attempt(pool: Pool, progress: Progress) -> T:
             async with pool.connection() as connection:
-                with progress.on(connection):
+                with progress.on(connection), bounded(connection, READ_PATIENCE_S):
                     async with connection.transaction():
                         await connection.execute(
                             "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
@@ -91,21 +96,30 @@ class Link:
 
         async def attempt(pool: Pool, progress: Progress) -> T:
             async with pool.connection() as connection:
-                with progress.on(connection):
+                with progress.on(connection), bounded(connection, READ_PATIENCE_S):
                     return await work(connection)
 
         return await self._run(attempt)
 
-    async def read_in_thread(self, work: Callable[[BlockingConnection], T]) -> T:
-        """As :meth:`read`, for work that would hold up the event loop."""
+    async def read_in_thread(
+        self, work: Callable[[BlockingConnection, Heard], T], *, patience_s: float | None = None
+    ) -> T:
+        """As :meth:`read`, for work that would hold up the event loop.
+
+        patience_s: how long ``work`` may go without telling that something came
+        """
 
         def blocking(url: str, progress: Progress) -> T:
-            with connect_blocking(url) as connection, progress.on(connection):
+            with (
+                connect_blocking(url) as connection,
+                progress.on(connection),
+                watched(connection, patience_s) as heard,
+            ):
                 connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
                 connection.read_only = True
                 with connection.transaction():
                     moving.require_here_blocking(connection)
-                    return work(connection)
+                    return work(connection, heard)
 
         async def attempt(_: Pool, progress: Progress) -> T:
             return await asyncio.to_thread(blocking, self._place.url, progress)
@@ -117,7 +131,7 @@ class Link:
 
         async def attempt(pool: Pool, progress: Progress) -> T:
             async with pool.connection() as connection:
-                with progress.on(connection):
+                with progress.on(connection), bounded(connection, WRITE_PATIENCE_S):
                     async with connection.transaction():
                         await moving.lock_for_write(connection)
                         result = await work(connection)

@@ -26,11 +26,13 @@ from facegraph.store.validation import (
     check_metadata,
     check_revision,
     check_samples,
+    check_search_mode,
     check_text,
     check_threshold,
 )
 from facegraph.store.writing import Write
 from facegraph.types import (
+    WHOLE,
     Change,
     Collection,
     Contract,
@@ -38,10 +40,15 @@ from facegraph.types import (
     Head,
     NewSample,
     Sample,
+    SearchMode,
+    Shard,
     Subject,
 )
 
 T = TypeVar("T")
+
+LOAD_PATIENCE_S = 120.0
+"""A load to which no row comes for so long is tried again on a new connection."""
 
 KEEP_VERSIONS = 65_536
 """So many versions of a collection's log are kept; an index further behind loads anew."""
@@ -125,6 +132,7 @@ class Store:
         metadata: Mapping[str, Any] | None = None,
         threshold: float | None = None,
         keep_crops: bool = False,
+        search_mode: SearchMode = "auto",
     ) -> Collection:
         """A new, empty collection bound to ``contract``; CollectionExists."""
         return await self._link.write(
@@ -137,6 +145,7 @@ class Store:
                 metadata=check_metadata(metadata),
                 threshold=check_threshold(threshold),
                 keep_crops=keep_crops,
+                search_mode=check_search_mode(search_mode),
             )
         )
 
@@ -160,9 +169,9 @@ class Store:
     async def update_collection(
         self, collection_id: str, changes: Mapping[str, Any], *, if_revision: int | None = None
     ) -> Collection:
-        """Changes name, description, metadata, threshold, keep_crops; PreconditionFailed.
+        """Changes name, description, metadata, threshold, keep_crops, search_mode.
 
-        The version stays: galleries do not depend on these.
+        The version stays: galleries hold none of these. PreconditionFailed.
         """
         return await self._link.write(
             partial(
@@ -366,19 +375,30 @@ class Store:
         """Every collection's head."""
         return await self._link.read_statement(changelog.heads_here)
 
-    async def load(self, collection_id: str) -> GalleryRecords:
-        """The whole collection at one version; rows in no particular order."""
+    async def load(self, collection_id: str, shard: Shard = WHOLE) -> GalleryRecords:
+        """The collection, or one shard of it, at one version; rows in no particular order."""
         check_id("collection id", collection_id)
-        return await self._link.read_in_thread(partial(loading.load, collection_id=collection_id))
+        return await self._link.read_in_thread(
+            partial(loading.load, collection_id=collection_id, shard=shard),
+            patience_s=LOAD_PATIENCE_S,
+        )
 
     async def changes(
-        self, collection_id: str, *, since: int, incarnation: str, limit: int = CHANGES_PER_PAGE
+        self,
+        collection_id: str,
+        *,
+        since: int,
+        incarnation: str,
+        stamp: str,
+        shard: Shard = WHOLE,
+        limit: int = CHANGES_PER_PAGE,
     ) -> tuple[Head, Sequence[Change]] | None:
         """What happened after version ``since``, oldest first, and the head that leads to.
 
         That head may lie before the newest one: about ``limit`` changes are answered at a time,
-        and never part of a version. None when the log cannot tell, being pruned, or another
-        incarnation's, or behind ``since``: load anew.
+        and never part of a version. None when the log cannot tell that it leads on from the
+        version ``since`` that had this ``stamp``: it was pruned, or history took another course,
+        in another collection of that id or after an older state was restored. Load anew then.
         """
         check_id("collection id", collection_id)
         return await self._link.read(
@@ -387,6 +407,8 @@ class Store:
                 collection_id=collection_id,
                 since=since,
                 incarnation=incarnation,
+                stamp=stamp,
+                shard=shard,
                 limit=limit,
             )
         )
@@ -454,7 +476,7 @@ class Store:
 
     async def read_in_thread(self, work: Callable[[BlockingConnection], T]) -> T:
         """As :meth:`read`, for work that would hold up the event loop."""
-        return await self._link.read_in_thread(work)
+        return await self._link.read_in_thread(lambda connection, _: work(connection))
 
     async def _write(self, collection_id: str, work: Callable[[Write], Awaitable[None]]) -> int:
         return (await self.write_to(collection_id, work))[1]

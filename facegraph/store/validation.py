@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from facegraph.errors import InvalidRequest
-from facegraph.types import Contract, NewSample
+from facegraph.types import Contract, NewSample, SearchMode
 
 MAX_ID_LENGTH = 128
 MAX_TEXT_LENGTH = 4096
@@ -18,6 +18,7 @@ MAX_METADATA_DEPTH = 32
 MAX_SAMPLES_PER_WRITE = 1000
 MAX_PAGE = 1000
 MAX_VERSION = 2**62
+SEARCH_MODES: tuple[SearchMode, ...] = get_args(SearchMode)
 
 
 def check_id(kind: str, value: str) -> str:
@@ -66,6 +67,14 @@ def check_threshold(value: Any) -> float | None:
     if not isinstance(value, int | float) or not -1 <= value <= 1:
         raise InvalidRequest("threshold: expected a number from -1 to 1")
     return float(value)
+
+
+def check_search_mode(value: Any) -> SearchMode:
+    """``value`` if a collection can be searched so; else InvalidRequest."""
+    for mode in SEARCH_MODES:
+        if value == mode:
+            return mode
+    raise InvalidRequest(f"search_mode: expected one of {', '.join(SEARCH_MODES)}")
 
 
 def check_samples(samples: Sequence[NewSample], contract: Contract) -> Sequence[NewSample]:

@@ -30,7 +30,12 @@ _COUNT = """
 UPDATE facegraph.collections SET subject_count = subject_count + %s,
     sample_count = sample_count + %s, log_floor = greatest(log_floor, %s) WHERE id = %s
 """
-_FORGET = "DELETE FROM facegraph.changes WHERE collection_id = %s AND version <= %s"
+# The floor's own stamp stays: an index at the floor can still catch up.
+_FORGET = """
+WITH gone AS (
+    DELETE FROM facegraph.changes WHERE collection_id = %(collection)s AND version <= %(floor)s)
+DELETE FROM facegraph.past_versions WHERE collection_id = %(collection)s AND version < %(floor)s
+"""
 
 
 def unknown_collection(collection_id: str) -> CollectionNotFound:
@@ -89,8 +94,7 @@ class Write:
 
     async def forget_log(self) -> None:
         """Drops the log up to this write: every index must be made again."""
-        await self.connection.execute(_FORGET, [self.collection_id, self.version])
-        self.log_floor = self.version
+        await self._forget(self.version)
 
     async def finish(self, keep_versions: int) -> int:
         """Writes the log and the counters, prunes the log; answers the version."""
@@ -102,9 +106,12 @@ class Write:
             await self.connection.cursor().executemany(_LOG, rows)
         # In strides, so that not every write pays for a deletion.
         if self.version - self.log_floor > keep_versions + keep_versions // 64:
-            self.log_floor = self.version - keep_versions
-            await self.connection.execute(_FORGET, [self.collection_id, self.log_floor])
+            await self._forget(self.version - keep_versions)
         await self.connection.execute(
             _COUNT, [self.subjects, self.samples, self.log_floor, self.collection_id]
         )
         return self.version
+
+    async def _forget(self, floor: int) -> None:
+        await self.connection.execute(_FORGET, {"collection": self.collection_id, "floor": floor})
+        self.log_floor = floor

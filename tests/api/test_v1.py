@@ -211,6 +211,21 @@ async def test_collections(client: httpx.AsyncClient) -> None:
     assert problem(missing) == (404, "collection_not_found")
 
 
+async def test_how_a_collection_is_searched(client: httpx.AsyncClient, service: Service) -> None:
+    made = await client.post("/v1/collections", json={"id": "many", "search_mode": "approximate"})
+    assert (made.status_code, made.json()["search_mode"]) == (201, "approximate")
+    listed = (await client.get("/v1/collections")).json()["collections"]
+    assert {one["id"]: one["search_mode"] for one in listed} == {
+        "default": "auto",
+        "many": "approximate",
+    }
+    for mode in ("exact", "auto"):
+        changed = await client.patch("/v1/collections/many", json={"search_mode": mode})
+        assert changed.json()["search_mode"] == mode
+        assert (await client.get("/v1/collections/many")).json()["search_mode"] == mode
+        assert (await service.store.head("many")).search_mode == mode
+
+
 async def test_a_collection_made_again_forgets(client: httpx.AsyncClient) -> None:
     for person in (1, 2, 3):
         await client.post("/v1/collections", json={"id": "team"})
@@ -270,6 +285,10 @@ BAD: list[tuple[str, str, dict[str, Any], int, str, str]] = [
     ("POST", "/v1/collections", {"json": {"metadata": {"a": "x" * 70000}}}, 400,
      "invalid_request", "metadata without end"),
     ("POST", "/v1/collections", {"json": {"threshold": 2}}, 400, "invalid_request", "no cosine"),
+    ("POST", "/v1/collections", {"json": {"search_mode": "fast"}}, 400, "invalid_request",
+     "no way to search"),
+    ("PATCH", "/v1/collections/default", {"json": {"search_mode": None}}, 400, "invalid_request",
+     "there is always one way to search"),
     ("GET", "/v1/collections?cursor=junk", {}, 400, "invalid_request", "no cursor of ours"),
     ("GET", "/v1/collections?limit=101", {}, 400, "invalid_request", "a page too large"),
     ("GET", "/v1/collections/nobody", {}, 404, "collection_not_found", "no such collection"),

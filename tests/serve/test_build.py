@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
+from ray.serve._private.build_app import BuiltApplication, build_app
 
-from deployments import cluster
+from deployments import cluster, ingress
 from deployments.arguments import AppArgs, CpuResources, EngineResources, Resources
+from deployments.matcher import AS_SHIPPED
 from facegraph.config import Settings
 from facegraph.errors import ConfigError
+from facegraph.types import Shard
+from tests.serve.copies import SHIPPED
 
 pytestmark = pytest.mark.serve
 
@@ -40,6 +47,71 @@ def test_resources_that_never_fit_are_refused() -> None:
     cluster.require_cores(Resources(), 2)
     with pytest.raises(ConfigError, match=r"takes 9\.2 cores .*detector 8.* has 2"):
         cluster.require_cores(Resources(detector=EngineResources(num_cpus=8)), 2)
+
+
+def test_every_shard_takes_its_cores() -> None:
+    cluster.require_cores(Resources(), 2, shards=2)
+    with pytest.raises(ConfigError, match=r"takes 2\.1 cores .*matcher-1 0\.2, matcher-2 0\.2, "):
+        cluster.require_cores(Resources(), 2, shards=4)
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any], float], BuiltApplication]:
+    """Builds the application on a made-up cluster with so many GPUs."""
+
+    def build(args: dict[str, Any], gpus: float) -> BuiltApplication:
+        have = {"CPU": 8.0, "GPU": gpus}
+        monkeypatch.setattr(cluster, "reachable", have.__getitem__)
+        monkeypatch.setattr(cluster, "live_nodes", lambda: 1)
+        return build_app(ingress.build(AppArgs.model_validate(args)), name="facegraph")
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("shards", "names"),
+    [(1, ["matcher"]), (3, ["matcher", "matcher-1", "matcher-2"])],
+)
+def test_a_matcher_for_each_shard(
+    built: Callable[[dict[str, Any], float], BuiltApplication], shards: int, names: list[str]
+) -> None:
+    application = built({"matcher_shards": shards}, 0)
+    made: dict[str, Any] = {part.name: part for part in application.deployments}
+    others = {"ingress", "detector", "embedder", "segmenter", "captioner", "jobs"}
+    assert made.keys() == {*names, *others}
+    assert [made[name].init_args[2] for name in names] == [Shard(i, shards) for i in range(shards)]
+    for caller in ("ingress", "jobs"):
+        handles = made[caller].init_args[-1]
+        assert [handle.deployment_name for handle in handles.matchers] == names
+
+
+@pytest.mark.parametrize(
+    ("matcher", "gpus", "options"),
+    [
+        ({"num_cpus": 0.5}, 1, {"num_cpus": 0.5, "num_gpus": 0}),  # none unless it is given one
+        ({"num_cpus": 0.5, "num_gpus": 0.25}, 1, {"num_cpus": 0.5, "num_gpus": 0.25}),
+        ({"num_cpus": 0.5, "num_gpus": 0.25}, 0, {"num_cpus": 0.5}),
+    ],
+)
+def test_what_a_matcher_takes(
+    built: Callable[[dict[str, Any], float], BuiltApplication],
+    matcher: dict[str, float],
+    gpus: float,
+    options: dict[str, float],
+) -> None:
+    application = built({"matcher_shards": 2, "resources": {"matcher": matcher}}, gpus)
+    taken = [
+        part.ray_actor_options
+        for part in application.deployments
+        if part.name in {"matcher", "matcher-1"}
+    ]
+    assert taken == [options] * 2
+
+
+def test_a_shard_that_is_not_listed_is_as_the_shipped_matcher() -> None:
+    (application,) = yaml.safe_load(SHIPPED.read_text())["applications"]
+    (listed,) = (part for part in application["deployments"] if part["name"] == "matcher")
+    assert {k: v for k, v in listed.items() if k not in {"name", "user_config"}} == AS_SHIPPED
 
 
 @pytest.mark.parametrize(

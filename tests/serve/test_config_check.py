@@ -65,6 +65,8 @@ BROKEN = [
     ("face_pack: opencv", "segmenter: yolov5-seg", 9, "did you mean yolov5s-seg?"),
     ("face_pack: opencv", "captioner: blip", 9, "captioner: there is no pack 'blip'"),
     ("face_pack: opencv", "accelerator: gpu", 9, "'auto', 'cpu' or 'cuda'"),
+    ("face_pack: opencv", "matcher_shards: 65", 9, "less than or equal to 64"),
+    ("      - name: matcher", "      - name: matcher-1", 26, "'matcher-1': matcher_shards is 1"),
     ("detector: {num_cpus", "detektor: {num_cpus", 11, "(did you mean detector?)"),
     ("num_gpus: 0.125", "num_gpu: 0.25", 11, "unknown key 'num_gpu' (did you mean num_gpus?)"),
     ("num_gpus: 0.125", "num_gpus: 0.3", 11, "0.3 does not divide 1"),
@@ -96,6 +98,15 @@ BROKEN = [
     ("min_replicas: 1", "min_replica: 1", 28, "did you mean min_replicas?"),
     ("max_replicas: 2", "max_replicas: two", 29, "max_replicas: Input should be a valid integer"),
 ]  # fmt: skip
+
+
+SHARDED = SOUND.replace("face_pack: opencv", "matcher_shards: 2")
+LISTED = """\
+      - name: matcher-1
+        autoscaling_config:
+          min_replicas: 1
+          max_replicas: 2
+"""
 
 
 @pytest.fixture
@@ -143,6 +154,43 @@ def test_a_risk_is_a_warning(
     assert message in found
 
 
+def test_a_listed_shard_is_a_deployment(config: Path) -> None:
+    config.write_text(SHARDED + LISTED)
+    assert check_file(config) == []
+    config.write_text(SHARDED + LISTED + "        user_config: {max_bach: 8}\n")
+    assert any("'max_bach' (did you mean max_batch?)" in found for found in check_file(config))
+
+
+@pytest.mark.parametrize(
+    ("added", "line", "message"),
+    [
+        # a matcher that was tuned is tuned in every shard
+        ("", 9, "matcher-1 is not like matcher in autoscaling_config: it is not listed"),
+        (LISTED.replace("max_replicas: 2", "max_replicas: 3"), 30, "in autoscaling_config; every"),
+        (LISTED + "        user_config: {max_batch: 8}\n", 30, "in max_batch; every search needs"),
+        (LISTED + "        max_surge_percent: 20\n", 30, "not like matcher in max_surge_percent;"),
+    ],
+)
+def test_shards_that_differ(config: Path, added: str, line: int, message: str) -> None:
+    config.write_text(SHARDED + added)
+    (found,) = check_file(config)
+    assert found.startswith(f"{config}:{line}: warning: matcher-1 is not like matcher in ")
+    assert message in found
+
+
+def test_a_shard_too_many(config: Path) -> None:
+    config.write_text(SHARDED + LISTED + LISTED.replace("matcher-1", "matcher-2"))
+    (found,) = check_file(config)
+    assert found == f"{config}:34: no deployment is called 'matcher-2': matcher_shards is 2"
+
+
+def test_the_gpus_of_every_shard(config: Path) -> None:
+    shares = "          num_cpus: 0.25\n          num_gpus: 0.5"
+    config.write_text((SHARDED + LISTED).replace("          num_cpus: 0.25", shares))
+    (found,) = check_file(config)
+    assert "matcher, matcher-1 take 2 GPUs together" in found
+
+
 def test_the_command_fails_on_errors_and_not_on_warnings(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,7 +209,7 @@ def test_a_missing_file_is_one_sentence(config: Path, capsys: pytest.CaptureFixt
 def test_every_tuning_value_stands_in_the_shipped_file_with_its_default() -> None:
     (application,) = yaml.safe_load(SHIPPED.read_text())["applications"]
     shipped = {part["name"]: part["user_config"] for part in application["deployments"]}
-    assert shipped == {name: model().model_dump() for name, model in TUNING.items()}
+    assert shipped == {name: model().model_dump(mode="json") for name, model in TUNING.items()}
 
 
 def test_the_shipped_resources_fit_two_cores_with_two_matchers() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import grpc
@@ -12,18 +13,32 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from deployments import graph
+from deployments import graph, matcher
+from deployments.arguments import matcher_name
 from deployments.graph import Handles, ServeGraph
+from deployments.matcher import Matcher
 from facegraph.errors import (
     FacegraphError,
     InvalidImage,
     InvalidRequest,
     ModelUnavailable,
     Overloaded,
+    ShardUnavailable,
     TimedOut,
     Unavailable,
 )
-from facegraph.types import CaptionOptions, Detection, Faces, Segmentation, SegmentOptions
+from facegraph.graph import Query
+from facegraph.types import (
+    WHOLE,
+    CaptionOptions,
+    Detection,
+    Faces,
+    Match,
+    SearchResult,
+    Segmentation,
+    SegmentOptions,
+    Shard,
+)
 
 pytestmark = pytest.mark.serve
 
@@ -69,7 +84,14 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make(handle: FakeHandle, timeout_s: float = 30.0) -> ServeGraph:
     any_handle = cast(Any, handle)
-    return ServeGraph(Handles(*[any_handle] * 5), timeout_s)
+    matchers = (any_handle,)
+    return ServeGraph(Handles(any_handle, any_handle, matchers, any_handle, any_handle), timeout_s)
+
+
+def sharded(*matchers: FakeHandle) -> ServeGraph:
+    """With a matcher for each shard."""
+    other, shards = cast(Any, FakeHandle()), cast(Any, matchers)
+    return ServeGraph(Handles(other, other, shards, other, other), 30.0)
 
 
 def task_error(cause: Exception) -> Exception:
@@ -181,23 +203,182 @@ class FakeHungHandle(FakeHandle):
         raise TimeoutError
 
 
+def described_handles(instead: FakeHandle, of: str, shards: int = 2) -> Handles:
+    """Each deployment's one replica has its name; ``instead`` takes the place of one."""
+    parts: dict[str, Any] = {
+        name: FakeHandle(replicas=[{"replica": name}])
+        for name in ("detector", "embedder", "segmenter", "captioner", "jobs")
+    }
+    matchers: dict[str, Any] = {
+        matcher_name(shard): FakeHandle(replicas=[{"replica": matcher_name(shard)}])
+        for shard in range(shards)
+    }
+    (matchers if of in matchers else parts)[of] = instead
+    return Handles(matchers=tuple(matchers.values()), **parts)
+
+
 @pytest.mark.parametrize(
     ("hung", "fails"),
-    [("detector", True), ("segmenter", False), ("captioner", False), ("jobs", False)],
+    [
+        ("detector", True),
+        ("matcher", True),
+        ("matcher-1", True),  # its subjects could not be found
+        ("segmenter", False),
+        ("captioner", False),
+        ("jobs", False),
+    ],
 )
 async def test_vision_that_hangs_is_described_and_the_rest_is_ready(hung: str, fails: bool) -> None:
-    handles: dict[str, Any] = {
-        name: FakeHandle(replicas=[{"replica": name}]) for name in Handles._fields
-    }
-    handles[hung] = FakeHungHandle()
-    serve_graph = ServeGraph(Handles(**handles), 30.0)
+    serve_graph = ServeGraph(described_handles(FakeHungHandle(), hung), 30.0)
     if fails:
         with pytest.raises(TimedOut):
             await serve_graph.describe()
         return
     described = await serve_graph.describe()
-    assert described["detector"] == [{"replica": "detector"}]
+    assert list(described) == [
+        "detector",
+        "embedder",
+        "matcher",
+        "matcher-1",
+        "segmenter",
+        "captioner",
+        "jobs",
+    ]
+    assert described["matcher-1"] == [{"replica": "matcher-1"}]
     assert described[hung] == [{"loaded": [], "problem": f"the {hung} did not answer within 4 s"}]
+
+
+async def test_a_shard_without_a_replica_is_not_ready() -> None:
+    handles = described_handles(FakeHandle(replicas=[]), "matcher-1")
+    with pytest.raises(ModelUnavailable, match="no replica of the matcher-1 is running"):
+        await ServeGraph(handles, 30.0).describe()
+
+
+PROBES = np.zeros((1, 2), np.float32)
+
+
+def found(*subjects: str) -> SearchResult:
+    return SearchResult(3, None, (tuple(Match(s, "x", 0.5, None, {}) for s in subjects),))
+
+
+async def test_one_matcher_is_asked_as_the_whole() -> None:
+    whole = found("a")
+    handle = FakeHandle(whole)
+    assert await make(handle).match("c", "contract", PROBES, Query(2)) is whole
+    assert handle.calls == [("c", "contract", PROBES, Query(2), WHOLE)]
+
+
+async def test_every_shard_is_asked_as_itself_and_tried_again() -> None:
+    lost = FakeHandle(ActorDiedError(), found("b"))
+    handles = [FakeHandle(found("c")), lost, FakeHandle(found("a"))]
+    result = await sharded(*handles).match("c", "contract", PROBES, Query(2))
+    assert [match.subject_id for match in result.matches[0]] == ["a", "b"]
+    assert (result.missing_shards, result.shards) == ((), 3)
+    assert [handle.calls[-1][-1] for handle in handles] == [Shard(i, 3) for i in range(3)]
+    assert len(lost.calls) == 2
+
+
+async def test_a_shard_whose_replicas_are_lost() -> None:
+    def lost() -> list[FakeHandle]:
+        return [FakeHandle(found("a")), FakeHandle(*[ActorDiedError()] * graph.ATTEMPTS)]
+
+    with pytest.raises(ShardUnavailable, match=r"1 of 2 shards .*being replaced"):
+        await sharded(*lost()).match("c", "contract", PROBES, Query(2))
+    result = await sharded(*lost()).match("c", "contract", PROBES, Query(2, partial=True))
+    assert (result.missing_shards, result.shards) == ((1,), 2)
+
+
+@pytest.mark.parametrize(
+    ("own", "asked"),
+    [
+        (WHOLE, Shard(0, 2)),  # the first of two shards, asked by who knows of one matcher only
+        (Shard(0, 2), WHOLE),
+        (Shard(0, 3), Shard(0, 2)),
+        (Shard(1, 3), Shard(2, 3)),
+    ],
+)
+async def test_a_matcher_is_taken_for_no_other_shard(own: Shard, asked: Shard) -> None:
+    """While the number of shards changes, callers and matchers of both numbers run."""
+    replica: Any = SimpleNamespace(_shard=own)
+    with pytest.raises(ShardUnavailable, match="the number of shards is being changed"):
+        await Matcher.match(replica, "c", "contract", PROBES, Query(2), asked)
+
+
+class FakeSilentHandle(FakeHandle):
+    """Every broadcast ends with ``failure``; ``waits`` are the seconds it was given."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__()
+        self.failure = failure
+        self.waits: list[float] = []
+
+    async def results_async(self, **options: Any) -> list[Any]:
+        self.waits.append(options["timeout_s"])
+        raise self.failure
+
+
+async def test_galleries_of_every_replica_in_the_shards_order() -> None:
+    handles = [
+        FakeHandle(replicas=[{"replica": "b", "version": 3}, None, {"replica": "a", "version": 4}]),
+        FakeHandle(replicas=[None]),  # not in memory there
+        FakeHandle(replicas=[{"replica": "c", "version": 4}]),
+    ]
+    assert await sharded(*handles).galleries("people") == [
+        {"shard": 0, "replica": "a", "version": 4},
+        {"shard": 0, "replica": "b", "version": 3},
+        {"shard": 2, "replica": "c", "version": 4},
+    ]
+    for index, handle in enumerate(handles):
+        assert handle.calls == [("describe_gallery", "people", Shard(index, 3))]
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [
+        (FakeHandle(replicas=[ActorDiedError()]), "killed during the call"),
+        (FakeHandle(replicas=[LOST]), "stopped during the call"),
+        (FakeHandle(replicas=[task_error(AttributeError("a bug"))]), "of another release"),
+        (FakeHandle(replicas=[]), "none is running"),
+        (FakeSilentHandle(DeploymentUnavailableError(cast(Any, "matcher"))), "none could start"),
+        (FakeSilentHandle(TimeoutError()), "it hangs"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_matcher_that_does_not_tell_is_left_out(lost: FakeHandle, reason: str) -> None:
+    whole = FakeHandle(replicas=[{"replica": "a"}])
+    assert await sharded(lost, whole).galleries("c") == [{"shard": 1, "replica": "a"}], reason
+    assert await make(lost).galleries("c") == [], reason
+    if isinstance(lost, FakeSilentHandle):
+        assert lost.waits == [graph.GALLERIES_TIMEOUT_S] * 2
+
+
+async def test_a_replica_that_fails_leaves_the_others_in_and_a_line_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    handle = FakeHandle(replicas=[task_error(ValueError("a bug")), {"replica": "a"}])
+    assert await make(handle).galleries("c") == [{"shard": 0, "replica": "a"}]
+    assert "the matcher could not tell of a gallery" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "held", "expected"),
+    [
+        (Shard(1, 2), {"version": 3}, {"replica": "r", "version": 3}),
+        (Shard(1, 2), None, None),
+        (Shard(1, 3), {"version": 3}, None),  # it refuses such searches too
+        (WHOLE, {"version": 3}, None),
+    ],
+)
+async def test_a_matcher_tells_of_the_galleries_of_its_own_shard(
+    asked: Shard,
+    held: dict[str, Any] | None,
+    expected: dict[str, Any] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(matcher, "replica_id", lambda: "r")
+    library = SimpleNamespace(describe_gallery={"c": held}.get)
+    replica: Any = SimpleNamespace(_shard=Shard(1, 2), _matcher=library)
+    assert await Matcher.describe_gallery(replica, "c", asked) == expected
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,20 @@ from facegraph.gallery import Gallery, search
 from facegraph.store import Store
 from facegraph.types import Change, Head, NewSample
 from tests.store.making import CONTRACT, OTHER_CONTRACT, sample, vector
-from tests.store.mirror import Mirror
+from tests.store.mirror import Mirror, stamp_at
 
 pytestmark = pytest.mark.store
 
 
 async def news(store: Store, since: int = 0, limit: int = 1000) -> tuple[Head, Sequence[Change]]:
     head = await store.head("default")
-    found = await store.changes("default", since=since, incarnation=head.incarnation, limit=limit)
+    found = await store.changes(
+        "default",
+        since=since,
+        incarnation=head.incarnation,
+        stamp=await stamp_at(store, since),
+        limit=limit,
+    )
     assert found is not None
     return found
 
@@ -83,7 +89,7 @@ async def test_an_index_that_follows_never_lacks_who_is_replaced(store: Store) -
     """Both indexes, version by version; ids used again, more and fewer samples than before."""
     await store.create_subject("default", "t", samples=[sample(0, 1)], contract=CONTRACT)
     records = await store.load("default")
-    mirror, gallery = Mirror(records), Gallery(records)
+    mirror, gallery = Mirror(records), Gallery.of(records)
     for number, ids in enumerate(["x", "xy", "y", "yzx", "z", "z"], 1):
         new = [sample(1, 0, id=name) for name in ids]
         await store.replace_subject(
@@ -91,8 +97,9 @@ async def test_an_index_that_follows_never_lacks_who_is_replaced(store: Store) -
         )
         found = await store.changes(
             "default",
-            since=gallery.snapshot.version,
-            incarnation=gallery.snapshot.incarnation,
+            since=mirror.head.version,
+            incarnation=mirror.head.incarnation,
+            stamp=mirror.head.stamp,
         )
         assert found is not None
         before, after = gallery.snapshot, gallery.apply(*found)
@@ -147,6 +154,8 @@ async def test_pages_end_with_a_version(store: Store, limit: int, pages: list[in
     while since < 3:
         head, changes = await news(store, since, limit)
         since = head.version
+        assert head.stamp == await stamp_at(store, since)
+        assert head.more == (since < 3)
         reached.append(since)
         seen += told(changes)
     assert reached == pages
@@ -165,18 +174,22 @@ async def test_what_the_log_cannot_tell(store: Store, since: int, incarnation: s
     await store.clear_collection("default")
     head = await store.head("default")
     assert (head.version, head.log_floor) == (3, 3)
-    found = await store.changes("default", since=since, incarnation=incarnation or head.incarnation)
-    assert found is None
+    incarnation = incarnation or head.incarnation
+    stamp = await stamp_at(store, since)
+    assert await store.changes("default", since=since, incarnation=incarnation, stamp=stamp) is None
 
 
 async def test_a_collection_made_again_has_another_incarnation(store: Store) -> None:
     first = await store.create_collection("c", contract=CONTRACT)
+    stamp = (await store.head("c")).stamp
     await store.create_subject("c", samples=[sample(1)], contract=CONTRACT)
     await store.delete_collection("c", force=True)
     second = await store.create_collection("c", contract=CONTRACT)
     assert second.incarnation != first.incarnation
     assert second.version == 0
-    assert await store.changes("c", since=0, incarnation=first.incarnation) is None
+    for incarnation in (first.incarnation, second.incarnation):
+        found = await store.changes("c", since=0, incarnation=incarnation, stamp=stamp)
+        assert found is None
 
 
 async def test_the_log_is_pruned_and_its_floor_rises(store_url: str, store: Store) -> None:
@@ -192,7 +205,9 @@ async def test_the_log_is_pruned_and_its_floor_rises(store_url: str, store: Stor
         ).fetchone()
     assert kept == (21, 30, 10)
     assert (await news(store, since=20))[0].version == 30
-    assert await store.changes("default", since=19, incarnation=head.incarnation) is None
+    assert await stamp_at(store, 19) == "gone"
+    found = await store.changes("default", since=19, incarnation=head.incarnation, stamp="gone")
+    assert found is None
     await mirror.catch_up(store, "default")
     assert mirror.loads == 2
     assert len(mirror.subjects) == 30

@@ -28,11 +28,12 @@ async def test_a_collection_keeps_what_it_was_made_with(store: Store) -> None:
         metadata={"floor": 3, "äöü": ["x", None, 1.5]},
         threshold=0.25,
         keep_crops=True,
+        search_mode="exact",
         contract=CONTRACT,
     )
     assert (made.id, made.name, made.description) == ("staff", "Staff", "Everybody")
     assert made.metadata == {"floor": 3, "äöü": ["x", None, 1.5]}
-    assert (made.threshold, made.keep_crops) == (0.25, True)
+    assert (made.threshold, made.keep_crops, made.search_mode) == (0.25, True, "exact")
     assert (made.contract_id, made.dimension) == (CONTRACT.id, CONTRACT.dimension)
     assert (made.version, made.log_floor, made.revision) == (0, 0, 1)
     assert (made.subject_count, made.sample_count) == (0, 0)
@@ -100,10 +101,14 @@ async def test_a_page_has_bounds(store: Store, limit: int) -> None:
 
 async def test_changes_leave_the_rest(store: Store) -> None:
     await store.create_collection("c", name="n", description="d", contract=CONTRACT)
-    changed = await store.update_collection("c", {"threshold": 0.5, "name": None})
+    assert (await store.head("c")).search_mode == "auto"
+    changed = await store.update_collection(
+        "c", {"threshold": 0.5, "name": None, "search_mode": "approximate"}
+    )
     assert (changed.name, changed.description, changed.threshold) == (None, "d", 0.5)
     assert (changed.revision, changed.version) == (2, 0)
-    assert (await store.head("c")).threshold == 0.5
+    head = await store.head("c")
+    assert (head.threshold, head.search_mode) == (0.5, "approximate")
     assert await store.update_collection("c", {}) == changed
 
 
@@ -163,7 +168,7 @@ MISSING: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("delete_sample", ("none", "s", "x"), {}),
     ("head", ("none",), {}),
     ("load", ("none",), {}),
-    ("changes", ("none",), {"since": 0, "incarnation": "x"}),
+    ("changes", ("none",), {"since": 0, "incarnation": "x", "stamp": "x"}),
 ]
 
 
@@ -197,6 +202,8 @@ async def test_a_collection_that_is_not_there(
         ({"metadata": ["a"]}, "object"),
         ({"threshold": 1.5}, "-1 to 1"),
         ({"threshold": float("nan")}, "-1 to 1"),
+        ({"search_mode": "fast"}, "auto, exact, approximate"),
+        ({"search_mode": None}, "auto, exact, approximate"),
     ],
 )
 async def test_what_cannot_be_stored(store: Store, fields: dict[str, Any], why: str) -> None:

@@ -93,7 +93,7 @@ async def test_a_write_whose_connection_was_lost_before_is_done_once(settings: S
         os.kill(postmaster(settings.data_path), signal.SIGKILL)
         made = await store.create_subject("default", "s", samples=[sample(1)], contract=CONTRACT)
         assert made.version == 1
-        assert (await store.load("default")).subject_ids == ("s",)
+        assert list((await store.load("default")).subject_ids) == ["s"]
 
 
 async def test_without_a_way_to_heal_it_says_unavailable(settings: Settings) -> None:

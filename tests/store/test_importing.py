@@ -90,8 +90,8 @@ async def bring(
 async def embeddings(store: Store, collection_id: str) -> dict[str, set[bytes]]:
     records = await store.load(collection_id)
     found: dict[str, set[bytes]] = {}
-    for subject_id, row in zip(records.subject_ids, records.embeddings, strict=True):
-        found.setdefault(subject_id, set()).add(row.tobytes())
+    for slot, row in zip(records.row_subjects, records.embeddings, strict=True):
+        found.setdefault(records.subject_ids[slot], set()).add(row.tobytes())
     return found
 
 

@@ -64,7 +64,7 @@ READS: list[Callable[[Store], object]] = [
     lambda store: store.load("default"),
     lambda store: store.list_subjects("default"),
     lambda store: store.get_collection("default"),
-    lambda store: store.changes("default", since=0, incarnation="x"),
+    lambda store: store.changes("default", since=0, incarnation="x", stamp="x"),
     lambda store: store.next_stranger("default"),
     lambda store: store.update_collection("default", {"name": "n"}),
     lambda store: store.ping(),

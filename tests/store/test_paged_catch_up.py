@@ -10,7 +10,7 @@ from facegraph.config import MatcherTuning
 from facegraph.graph import Query
 from facegraph.matcher import Matcher
 from facegraph.store import Store
-from facegraph.types import Change, GalleryRecords, Head
+from facegraph.types import WHOLE, Change, GalleryRecords, Head, Shard
 from tests.store.making import CONTRACT, sample, vector
 
 pytestmark = pytest.mark.store
@@ -35,16 +35,22 @@ class Paged:
     async def heads(self) -> dict[str, Head]:
         return await self.store.heads()
 
-    async def load(self, collection_id: str) -> GalleryRecords:
-        return await self.store.load(collection_id)
+    async def load(self, collection_id: str, shard: Shard = WHOLE) -> GalleryRecords:
+        return await self.store.load(collection_id, shard)
 
     async def changes(
-        self, collection_id: str, *, since: int, incarnation: str
+        self,
+        collection_id: str,
+        *,
+        since: int,
+        incarnation: str,
+        stamp: str,
+        shard: Shard = WHOLE,
     ) -> tuple[Head, Sequence[Change]] | None:
         if self.pages < 3:
             await self.meanwhile()
         return await self.store.changes(
-            collection_id, since=since, incarnation=incarnation, limit=2
+            collection_id, since=since, incarnation=incarnation, stamp=stamp, shard=shard, limit=2
         )
 
 

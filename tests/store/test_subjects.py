@@ -20,6 +20,7 @@ from facegraph.errors import (
 from facegraph.store import Store
 from facegraph.types import NewSample
 from tests.store.making import CONTRACT, OTHER_CONTRACT, sample, vector
+from tests.store.mirror import stamp_at
 
 pytestmark = pytest.mark.store
 
@@ -200,7 +201,8 @@ async def test_embeddings_are_kept_bit_for_bit(store: Store) -> None:
     await store.create_subject("default", "s", samples=new, contract=CONTRACT)
     records = await store.load("default")
     rows = dict(zip(records.sample_ids, records.embeddings, strict=True))
-    news = await store.changes("default", since=0, incarnation=records.head.incarnation)
+    head, stamp = records.head, await stamp_at(store, 0)
+    news = await store.changes("default", since=0, incarnation=head.incarnation, stamp=stamp)
     assert news is not None
     logged = {change.sample_id: change.embedding for change in news[1] if change.sample_id}
     for n, row in enumerate(BIT_PATTERNS):
@@ -217,7 +219,7 @@ async def test_a_large_embedding_that_moves_out_of_its_row(store: Store) -> None
     new = [NewSample(row, id=str(n)) for n, row in enumerate(rows)]
     await store.create_subject("wide", samples=new, contract=wide)
     records = await store.load("wide")
-    order = np.argsort(records.sample_ids)
+    order = np.argsort(list(records.sample_ids))
     assert np.array_equal(records.embeddings[order], rows)
 
 

@@ -28,7 +28,11 @@ async def test_versions_are_dense_and_in_the_order_of_commits(store: Store, stor
         finished = writing.done()
         head = await store.head("default")
         found = await store.changes(
-            "default", since=mirror.head.version, incarnation=head.incarnation, limit=7
+            "default",
+            since=mirror.head.version,
+            incarnation=head.incarnation,
+            stamp=mirror.head.stamp,
+            limit=7,
         )
         assert found is not None
         mirror.apply(found[1])
@@ -68,7 +72,10 @@ async def test_who_is_replaced_by_many_is_whole_at_every_version(
     while True:
         finished = writing.done()
         found = await store.changes(
-            "default", since=mirror.head.version, incarnation=mirror.head.incarnation
+            "default",
+            since=mirror.head.version,
+            incarnation=mirror.head.incarnation,
+            stamp=mirror.head.stamp,
         )
         assert found is not None
         mirror.apply(found[1])

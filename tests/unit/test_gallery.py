@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from facegraph.decisions import decide, similarities, similarity
-from facegraph.gallery import Gallery, search
+from facegraph.gallery import Base, Gallery, search
 from facegraph.types import Change, FloatArray, GalleryRecords, Head, Match, SubjectRecord
 
 DIMENSION = 16
@@ -31,13 +31,11 @@ def head(version: int) -> Head:
 def gallery_of(samples: Iterable[tuple[str, str, FloatArray]]) -> Gallery:
     rows = list(samples)
     subjects = dict.fromkeys(subject for subject, _, _ in rows)
-    return Gallery(
-        GalleryRecords(
+    return Gallery.of(
+        GalleryRecords.of(
             head(1),
-            tuple(SubjectRecord(name, name.upper(), {}) for name in subjects),
-            tuple(sample for _, sample, _ in rows),
-            tuple(subject for subject, _, _ in rows),
-            np.array([e for _, _, e in rows], np.float32).reshape(-1, DIMENSION),
+            [SubjectRecord(name, name.upper(), {}) for name in subjects],
+            [(sample, subject, embedding) for subject, sample, embedding in rows],
         )
     )
 
@@ -173,12 +171,49 @@ def test_any_history_of_changes_equals_brute_force(history: list[Step]) -> None:
     assert answers(gallery, vectors, 4) == expected
 
 
-def test_removals_compact_and_keep_the_rest_searchable() -> None:
-    rows = unit(np.random.default_rng(2).normal(size=(1000, DIMENSION)))
+def test_removals_are_merged_away_and_the_rest_is_found() -> None:
+    rows = unit(np.random.default_rng(2).normal(size=(2000, DIMENSION)))
     gallery = gallery_of((f"s{i:04}", f"f{i:04}", row) for i, row in enumerate(rows))
-    gallery.apply(head(2), [Change(2, "subject_removed", f"s{i:04}") for i in range(900)])
-    assert (gallery.snapshot.rows, gallery.snapshot.live) == (100, 100)
-    assert answers(gallery, rows[950:951], 1)[0][0][:2] == ("s0950", "f0950")
+    assert not gallery.merge_due
+    gallery.apply(head(2), [Change(2, "subject_removed", f"s{i:04}") for i in range(1500)])
+    assert gallery.merge_due
+    assert (gallery.snapshot.rows, gallery.snapshot.live) == (2000, 500)
+    merged = gallery.rebased(Base.build(gallery.merged_records()))
+    assert not merged.merge_due
+    assert (merged.snapshot.rows, merged.snapshot.live) == (500, 500)
+    assert answers(merged, rows[1950:1951], 1)[0][0][:2] == ("s1950", "f1950")
+
+
+def test_what_happens_during_a_merge_is_in_the_merged_gallery() -> None:
+    rows = unit(np.random.default_rng(5).normal(size=(6, DIMENSION)))
+    gallery = gallery_of((name, f"f{name}", row) for name, row in zip("abc", rows, strict=False))
+    gallery.apply(
+        head(2),
+        [
+            Change(2, "subject_upserted", "a", subject=SubjectRecord("a", "Ann", {"x": 1})),
+            Change(2, "subject_upserted", "d", subject=SubjectRecord("d", "Dan", {})),
+            Change(2, "sample_added", "d", "fd", embedding=rows[3]),
+            Change(2, "sample_removed", "b", "fb"),
+        ],
+    )
+    records = gallery.merged_records()
+    gallery.apply(
+        head(3),
+        [
+            Change(3, "subject_removed", "c"),
+            Change(3, "subject_upserted", "d", subject=SubjectRecord("d", "Dora", {})),
+            Change(3, "sample_added", "b", "fb2", embedding=rows[4]),
+        ],
+    )
+    merged = gallery.rebased(Base.build(records))
+    assert merged.snapshot.version == gallery.snapshot.version == 3
+    found = search(merged.snapshot, rows, limit=9)
+    assert found == search(gallery.snapshot, rows, limit=9)
+    assert {(m.subject_id, m.sample_id, m.name) for m in found[0]} == {
+        ("a", "fa", "Ann"),
+        ("b", "fb2", "B"),
+        ("d", "fd", "Dora"),
+    }
 
 
 def test_a_snapshot_never_changes_under_a_search() -> None:

@@ -4,82 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from facegraph.config import MatcherTuning
 from facegraph.errors import CollectionNotFound, ContractMismatch, GalleryBehind, StoreUnavailable
 from facegraph.graph import Query
 from facegraph.matcher import Matcher
-from facegraph.types import Change, Consistency, GalleryRecords, Head, SubjectRecord
+from facegraph.types import WHOLE, Change, Head, Shard
+from tests.unit.fake_records import EYE, FakeRecords, who
 
-EYE = np.eye(8, dtype=np.float32)
-
-
-class FakeRecords:
-    """A store of one-hot people: sample ``n`` of subject ``p<n>`` is row ``n`` of the identity."""
-
-    def __init__(self) -> None:
-        self.people: dict[str, list[int]] = {"default": []}
-        self.heads_by_id = {"default": Head("i1", 0, 0, "c1", 8)}
-        self.log: dict[str, list[Change]] = {"default": []}
-        self.loads = 0
-        self.down = False
-        self.delay_s = 0.0
-        self.asked = asyncio.Event()
-
-    def enrol(self, person: int, collection: str = "default") -> None:
-        version = self.heads_by_id[collection].version + 1
-        name = f"p{person}"
-        self.people[collection].append(person)
-        self.log[collection] += [
-            Change(version, "subject_upserted", name, subject=SubjectRecord(name, name, {})),
-            Change(version, "sample_added", name, f"f{person}", embedding=EYE[person]),
-        ]
-        self.heads_by_id[collection] = replace(self.heads_by_id[collection], version=version)
-
-    async def _answer(self) -> None:
-        self.asked.set()
-        self.asked = asyncio.Event()
-        await asyncio.sleep(self.delay_s)
-        if self.down:
-            raise StoreUnavailable("the fake store is down")
-
-    async def head(self, collection_id: str) -> Head:
-        await self._answer()
-        if collection_id not in self.heads_by_id:
-            raise CollectionNotFound(collection_id)
-        return self.heads_by_id[collection_id]
-
-    async def heads(self) -> dict[str, Head]:
-        await self._answer()
-        return dict(self.heads_by_id)
-
-    async def load(self, collection_id: str) -> GalleryRecords:
-        await self._answer()
-        if collection_id not in self.heads_by_id:
-            raise CollectionNotFound(collection_id)
-        self.loads += 1
-        people = self.people[collection_id]
-        names = [f"p{person}" for person in people]
-        return GalleryRecords(
-            self.heads_by_id[collection_id],
-            tuple(SubjectRecord(name, name, {}) for name in names),
-            tuple(f"f{person}" for person in people),
-            tuple(names),
-            EYE[people].reshape(-1, 8).copy(),
-        )
-
-    async def changes(
-        self, collection_id: str, *, since: int, incarnation: str
-    ) -> tuple[Head, Sequence[Change]] | None:
-        await self._answer()
-        head = self.heads_by_id[collection_id]
-        if head.incarnation != incarnation or since < head.log_floor:
-            return None
-        return head, [c for c in self.log[collection_id] if c.version > since]
+pytestmark = pytest.mark.unit
 
 
 @pytest.fixture
@@ -89,29 +24,17 @@ def records() -> FakeRecords:
 
 @pytest.fixture
 async def matcher(records: FakeRecords) -> AsyncIterator[Matcher]:
-    tuning = MatcherTuning(poll_interval_s=0.02, catch_up_timeout_s=0.3)
-    matcher = Matcher(records, tuning)
+    matcher = Matcher(records, MatcherTuning(poll_interval_s=0.02), storage="float32")
     await matcher.start()
     yield matcher
     await matcher.close()
 
 
-async def who(
-    matcher: Matcher,
-    person: int,
-    *,
-    collection: str = "default",
-    consistency: Consistency = "strong",
-) -> list[str]:
-    found = await matcher.match(collection, "c1", EYE[person : person + 1], Query(3, consistency))
-    return [m.subject_id for m in found.matches[0] if m.similarity > 0.5]
-
-
 async def test_a_search_sees_every_write_before_it(records: FakeRecords, matcher: Matcher) -> None:
     for person in range(8):
         records.enrol(person)
-        assert await who(matcher, person) == [f"p{person}"]
-    assert records.loads == 1
+        assert await who(matcher, records, person) == [f"p{person}"]
+    assert records.loads == ["default"]
 
 
 async def test_eventual_searches_catch_up_by_polling(
@@ -119,7 +42,7 @@ async def test_eventual_searches_catch_up_by_polling(
 ) -> None:
     records.enrol(3)
     async with asyncio.timeout(5):
-        while await who(matcher, 3, consistency="eventual") != ["p3"]:
+        while await who(matcher, records, 3, consistency="eventual") != ["p3"]:
             await records.asked.wait()
 
 
@@ -128,30 +51,45 @@ async def test_a_recreated_collection_is_loaded_anew(
 ) -> None:
     for person in range(4):
         records.enrol(person)
-    assert await who(matcher, 1) == ["p1"]
-    records.heads_by_id["default"] = Head("i2", 4, 0, "c1", 8)
-    records.people["default"] = [5]
-    assert await who(matcher, 1) == []
-    assert await who(matcher, 5) == ["p5"]
+    assert await who(matcher, records, 1) == ["p1"]
+    records.make("default", 4, 5, 6, 7, incarnation="i2")  # as far as the old one
+    assert await who(matcher, records, 1) == []
+    assert await who(matcher, records, 5) == ["p5"]
 
 
 async def test_a_restored_backup_is_loaded_anew(records: FakeRecords, matcher: Matcher) -> None:
     for person in range(4):
         records.enrol(person)
-    assert await who(matcher, 3) == ["p3"]
-    records.people["default"] = [0]
-    records.log["default"] = records.log["default"][:2]
-    records.heads_by_id["default"] = replace(records.heads_by_id["default"], version=1)
-    assert await who(matcher, 3) == []
-    assert await who(matcher, 0) == ["p0"]
+    assert await who(matcher, records, 3) == ["p3"]
+    records.make("default", 0)  # the same incarnation, back at version 1
+    assert await who(matcher, records, 3) == []
+    assert await who(matcher, records, 0) == ["p0"]
+
+
+@pytest.mark.parametrize(
+    ("then", "why"),
+    [
+        ([0, 4], "exactly at the gallery's version"),
+        ([0, 4, 5, 6], "beyond it: the log leads on from its number, not from its state"),
+    ],
+)
+async def test_another_history_of_the_same_version_is_told_by_its_stamp(
+    records: FakeRecords, matcher: Matcher, then: list[int], why: str
+) -> None:
+    records.enrol(1)
+    records.enrol(2)
+    assert await who(matcher, records, 2) == ["p2"], why
+    records.make("default", *then)
+    assert await who(matcher, records, 2) == [], why
+    assert await who(matcher, records, 4) == ["p4"], why
 
 
 async def test_a_pruned_log_is_answered_by_loading(records: FakeRecords, matcher: Matcher) -> None:
     records.enrol(1)
     records.enrol(2)
     records.log["default"].clear()
-    records.heads_by_id["default"] = replace(records.heads_by_id["default"], log_floor=2)
-    assert await who(matcher, 1) == ["p1"]
+    records.change(log_floor=2)
+    assert await who(matcher, records, 1) == ["p1"]
 
 
 async def test_another_contract_is_refused_unless_nothing_is_enrolled(
@@ -167,11 +105,8 @@ async def test_another_contract_is_refused_unless_nothing_is_enrolled(
 async def test_a_rebound_empty_collection_takes_the_new_dimension(
     records: FakeRecords, matcher: Matcher
 ) -> None:
-    assert await who(matcher, 1) == []
-    records.heads_by_id["default"] = replace(
-        records.heads_by_id["default"], contract_id="c9", version=1
-    )
-    records.people["default"] = [2]
+    assert await who(matcher, records, 1) == []
+    records.make("default", 2, contract_id="c9")
     found = await matcher.match("default", "c9", EYE[2:3], Query(1))
     assert [m.subject_id for m in found.matches[0]] == ["p2"]
 
@@ -180,24 +115,26 @@ async def test_a_slow_store_answers_gallery_behind_then_heals(
     records: FakeRecords, matcher: Matcher
 ) -> None:
     records.enrol(1)
-    records.delay_s = 0.4
+    matcher.reconfigure(MatcherTuning(poll_interval_s=0.02, catch_up_timeout_s=0.05))
+    records.delay_s = 0.2
     with pytest.raises(GalleryBehind):
-        await who(matcher, 1)
+        await who(matcher, records, 1)
     records.delay_s = 0
-    assert await who(matcher, 1) == ["p1"]
+    matcher.reconfigure(MatcherTuning(poll_interval_s=0.02))
+    assert await who(matcher, records, 1) == ["p1"]
 
 
 async def test_a_store_that_is_down_fails_strong_and_serves_eventual(
     records: FakeRecords, matcher: Matcher
 ) -> None:
     records.enrol(1)
-    assert await who(matcher, 1) == ["p1"]
+    assert await who(matcher, records, 1) == ["p1"]
     records.down = True
     with pytest.raises(StoreUnavailable):
-        await who(matcher, 1)
-    assert await who(matcher, 1, consistency="eventual") == ["p1"]
+        await who(matcher, records, 1)
+    assert await who(matcher, records, 1, consistency="eventual") == ["p1"]
     records.down = False
-    assert await who(matcher, 1) == ["p1"]
+    assert await who(matcher, records, 1) == ["p1"]
     matcher.check()
 
 
@@ -206,14 +143,14 @@ async def test_an_unknown_collection_leaves_nothing_behind(
 ) -> None:
     for _ in range(3):
         with pytest.raises(CollectionNotFound):
-            await who(matcher, 1, collection="nobody")
+            await who(matcher, records, 1, collection="nobody")
     assert list(matcher.describe()["galleries"]) == ["default"]
 
 
 async def test_a_deleted_collection_leaves_memory(records: FakeRecords, matcher: Matcher) -> None:
-    del records.heads_by_id["default"]
+    records.delete("default")
     with pytest.raises(CollectionNotFound):
-        await who(matcher, 1)
+        await who(matcher, records, 1)
     async with asyncio.timeout(5):
         while matcher.describe()["galleries"]:
             await records.asked.wait()
@@ -243,22 +180,20 @@ async def test_a_head_older_than_the_gallery_is_read_again(
     records: FakeRecords, matcher: Matcher
 ) -> None:
     stale = await records.heads()
-    records.heads_by_id["default"] = Head("i2", 0, 0, "c1", 8)
-    records.enrol(1)
-    assert await who(matcher, 1) == ["p1"]
+    records.make("default", 1, incarnation="i2")
+    assert await who(matcher, records, 1) == ["p1"]
     async with asyncio.timeout(5):
         await matcher._follow(stale)  # a poll that was slow
     records.enrol(2)
-    assert await who(matcher, 2) == ["p2"]
+    assert await who(matcher, records, 2) == ["p2"]
 
 
 async def test_a_slow_poll_neither_forgets_a_new_collection_nor_its_threshold(
     records: FakeRecords, matcher: Matcher
 ) -> None:
     stale = await records.heads()
-    records.heads_by_id["new"] = Head("n1", 0, 0, "c1", 8, threshold=0.9)
-    records.people["new"], records.log["new"] = [], []
-    records.enrol(1, "new")
+    records.make("new", 1)
+    records.change("new", threshold=0.9)
     found = await matcher.match("new", "c1", EYE[1:2], Query(1))
     assert found.threshold == 0.9
     await matcher._follow(stale)
@@ -270,7 +205,7 @@ async def test_a_threshold_is_of_the_head_the_search_read(
     records: FakeRecords, matcher: Matcher
 ) -> None:
     stale = await records.heads()
-    records.heads_by_id["default"] = replace(records.heads_by_id["default"], threshold=0.9)
+    records.change(threshold=0.9)
     search = asyncio.create_task(matcher.match("default", "c1", EYE[:1], Query(1)))
     await matcher._follow(stale)
     assert (await search).threshold == 0.9
@@ -279,12 +214,71 @@ async def test_a_threshold_is_of_the_head_the_search_read(
 async def test_a_collection_deleted_while_it_is_followed_harms_no_other(
     records: FakeRecords, matcher: Matcher
 ) -> None:
-    heads = {"gone": Head("g", 3, 0, "c1", 8)} | await records.heads()
+    records.make("gone", 1)
+    assert await who(matcher, records, 1, "gone") == ["p1"]
+    records.enrol(2, "gone")
     records.enrol(4)
-    heads["default"] = records.heads_by_id["default"]
-    records.people["gone"] = []
+    heads = await records.heads()
+    records.delete("gone")
     await matcher._follow(heads)
-    assert await who(matcher, 4, consistency="eventual") == ["p4"]
+    assert await who(matcher, records, 4, consistency="eventual") == ["p4"]
+    assert list(matcher.describe()["galleries"]) == ["default"]
+
+
+class CutRecords(FakeRecords):
+    """Goes down after a number of pages."""
+
+    left = 1_000_000
+
+    async def changes(
+        self,
+        collection_id: str,
+        *,
+        since: int,
+        incarnation: str,
+        stamp: str,
+        shard: Shard = WHOLE,
+    ) -> tuple[Head, Sequence[Change]] | None:
+        self.left -= 1
+        self.down = self.left < 0
+        return await super().changes(
+            collection_id, since=since, incarnation=incarnation, stamp=stamp, shard=shard
+        )
+
+
+async def test_a_catch_up_cut_within_a_page_shows_nothing_of_it() -> None:
+    records = CutRecords()
+    matcher = Matcher(records, MatcherTuning(poll_interval_s=60))
+    await matcher.start()
+    records.enrol(1)
+    stale = await records.heads()
+    for person in (2, 3, 4):
+        records.enrol(person)
+    records.page, records.left = 1, 1
+    with pytest.raises(StoreUnavailable):
+        await who(matcher, records, 4)
+    assert await who(matcher, records, 1, consistency="eventual") == []
+    records.down, records.left = False, 9
+    await matcher._follow(stale)  # the version at which the catch-up stands
+    assert await who(matcher, records, 4, consistency="eventual") == ["p4"]
+    await matcher.close()
+
+
+async def test_a_shard_holds_its_subjects_only(records: FakeRecords) -> None:
+    matchers = [
+        Matcher(records, MatcherTuning(poll_interval_s=60), shard=Shard(index, 2))
+        for index in range(2)
+    ]
+    records.enrol(2)
+    await asyncio.gather(*(matcher.start() for matcher in matchers))
+    for person in (3, 4, 5):
+        records.enrol(person)
+    answers = [
+        [await who(matcher, records, person) for person in (2, 3, 4, 5)] for matcher in matchers
+    ]
+    assert answers == [[["p2"], [], ["p4"], []], [[], ["p3"], [], ["p5"]]]
+    for matcher in matchers:
+        await matcher.close()
 
 
 async def test_writers_without_pause_do_not_keep_a_search_waiting(
@@ -300,6 +294,6 @@ async def test_writers_without_pause_do_not_keep_a_search_waiting(
     writer = asyncio.create_task(write())
     async with asyncio.timeout(5):
         for _ in range(20):
-            assert await who(matcher, 3) == ["p3"]
+            assert await who(matcher, records, 3) == ["p3"]
     stop = True
     await writer

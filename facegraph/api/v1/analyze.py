@@ -28,6 +28,8 @@ from facegraph.errors import (
     ContractMismatch,
     FacegraphError,
     GalleryBehind,
+    GalleryTooLarge,
+    ShardUnavailable,
     StoreUnavailable,
 )
 from facegraph.types import Consistency, Detection, Segmentation
@@ -47,6 +49,7 @@ class AnalyzeParams(CaptionParams, SegmentationParams):
     threshold: Threshold | None = None
     max_faces: MaxFaces | None = None
     consistency: Consistency = "strong"
+    partial: bool = False
     include_below: bool = False
     attributes: bool = False
 
@@ -58,6 +61,7 @@ class AnalyzeParams(CaptionParams, SegmentationParams):
             threshold=self.threshold,
             include_below=self.include_below,
             consistency=self.consistency,
+            partial=self.partial,
             max_faces=self.max_faces,
             attributes=self.attributes,
             caption=self.caption_options(),
@@ -76,6 +80,8 @@ class AnalyzeParams(CaptionParams, SegmentationParams):
         CollectionNotFound,
         ContractMismatch,
         GalleryBehind,
+        GalleryTooLarge,
+        ShardUnavailable,
         StoreUnavailable,
     ),
 )

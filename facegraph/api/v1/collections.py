@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from facegraph.api.endpoint import Call, NoParams, Params, Reply, endpoint
 from facegraph.api.fields import (
     NO_METADATA,
@@ -15,13 +19,28 @@ from facegraph.api.fields import (
     etag,
     if_match,
 )
-from facegraph.api.schemas import CollectionAnswer, CollectionList, collection_answer
+from facegraph.api.schemas import (
+    CollectionAnswer,
+    CollectionList,
+    IndexedCollection,
+    collection_answer,
+    indexed_collection,
+)
 from facegraph.errors import (
     CollectionExists,
     CollectionNotEmpty,
     CollectionNotFound,
     PreconditionFailed,
 )
+from facegraph.types import SearchMode
+
+Mode = Annotated[
+    SearchMode,
+    Field(
+        description="`exact`: nobody is missed; `approximate`: faster where there are very many, "
+        "and now and then somebody is missed; `auto`: exact up to the service's limit of samples."
+    ),
+]
 
 
 class NewCollection(Params):
@@ -31,6 +50,7 @@ class NewCollection(Params):
     metadata: Metadata = NO_METADATA
     threshold: Threshold | None = None
     keep_crops: bool = False
+    search_mode: Mode = "auto"
 
 
 class CollectionChanges(Params):
@@ -39,6 +59,7 @@ class CollectionChanges(Params):
     metadata: Metadata = NO_METADATA
     threshold: Threshold | None = None
     keep_crops: bool = False
+    search_mode: Mode = "auto"
 
 
 class Paging(Params):
@@ -68,6 +89,7 @@ async def create(call: Call[NewCollection]) -> Reply:
         metadata=params.metadata,
         threshold=params.threshold,
         keep_crops=params.keep_crops,
+        search_mode=params.search_mode,
         contract=call.service.contract,
     )
     location = {"location": f"/v1/collections/{collection.id}"}
@@ -89,14 +111,20 @@ async def list_all(call: Call[Paging]) -> CollectionList:
 @endpoint(
     "GET",
     "/v1/collections/{c}",
-    answer=CollectionAnswer,
+    answer=IndexedCollection,
     params=NoParams,
     errors=(CollectionNotFound,),
 )
 async def read(call: Call[NoParams]) -> Reply:
-    """One collection, with its counts and version."""
+    """One collection, with its counts and version, and how it is searched now.
+
+    `indexes` has an entry for each matcher that has it in memory and answers within a second. An
+    approximate one tells its recall: which share of what an exact search finds it finds, measured
+    on this collection's own samples.
+    """
     collection = await call.service.store.get_collection(call.path["c"])
-    return Reply(collection_answer(collection), etag(collection.revision))
+    galleries = await call.service.graph.galleries(collection.id)
+    return Reply(indexed_collection(collection, galleries), etag(collection.revision))
 
 
 @endpoint(

@@ -14,6 +14,8 @@ from facegraph.errors import (
     CollectionNotFound,
     ContractMismatch,
     GalleryBehind,
+    GalleryTooLarge,
+    ShardUnavailable,
     StoreUnavailable,
     SubjectNotFound,
     Unprocessable,
@@ -92,6 +94,8 @@ class RedactParams(Params):
         SubjectNotFound,
         ContractMismatch,
         GalleryBehind,
+        GalleryTooLarge,
+        ShardUnavailable,
         StoreUnavailable,
     ),
 )

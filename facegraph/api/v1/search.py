@@ -17,7 +17,14 @@ from facegraph.api.schemas import (
 )
 from facegraph.api.state import State
 from facegraph.api.v1.faces import IMAGE_ERRORS
-from facegraph.errors import CollectionNotFound, ContractMismatch, GalleryBehind, InvalidRequest
+from facegraph.errors import (
+    CollectionNotFound,
+    ContractMismatch,
+    GalleryBehind,
+    GalleryTooLarge,
+    InvalidRequest,
+    ShardUnavailable,
+)
 from facegraph.service import Identification, Identified
 from facegraph.types import Consistency, Detection, FloatArray
 
@@ -27,6 +34,7 @@ class SearchParams(Params):
     threshold: Threshold | None = None
     max_faces: MaxFaces | None = None
     consistency: Consistency = "strong"
+    partial: bool = False
     include_below: bool = False
     attributes: bool = False
     embedding: Embedding | None = None
@@ -39,7 +47,14 @@ class SearchParams(Params):
     answer=SearchAnswer,
     params=SearchParams,
     images="optional",
-    errors=(*IMAGE_ERRORS, CollectionNotFound, ContractMismatch, GalleryBehind),
+    errors=(
+        *IMAGE_ERRORS,
+        CollectionNotFound,
+        ContractMismatch,
+        GalleryBehind,
+        GalleryTooLarge,
+        ShardUnavailable,
+    ),
 )
 async def search(call: Call[SearchParams]) -> SearchAnswer:
     """The subjects each face may be, best first, with the decision.
@@ -49,6 +64,12 @@ async def search(call: Call[SearchParams]) -> SearchAnswer:
     are listed unless `include_below=true`. `consistency=strong` sees every write acknowledged
     before the search began; `eventual` may lag by the poll interval and skips the check.
     `attributes=true` as with `/v1/detect`.
+
+    Where the subjects are shared among several matchers (`matcher_shards`) and one is lost, the
+    answer is 503 `shard_unavailable`. `partial=true` rather takes the subjects of the others:
+    `partial` in the answer then names what was not searched, and every decision is `ambiguous`,
+    since whoever was not searched may be the one, or come as close. `matches` are right as far
+    as they go. Without `partial` in the answer nothing is missing.
     """
     if (call.params.embedding is None) == (not call.images):
         raise InvalidRequest("send an image, or an embedding with its contract")
@@ -69,12 +90,13 @@ def search_answer(state: State, detection: Detection, found: Identification) -> 
         {**face, **_decision(probe, found.threshold)}
         for face, probe in zip(face_list(detection), found.probes, strict=True)
     ]
-    return {
+    answer: SearchAnswer = {
         "faces": faces,
         "image": image_size(detection),
         "version": found.version,
         "model": state.service.pack.name,
     }
+    return _with_missing(state, answer, found)
 
 
 async def _search_embedding(call: Call[SearchParams], embedding: list[float]) -> SearchAnswer:
@@ -83,11 +105,12 @@ async def _search_embedding(call: Call[SearchParams], embedding: list[float]) ->
     probes = call.service.probes([embedding], call.params.contract)
     found = await _identify(call, probes)
     call.state.metrics.decisions.labels(found.probes[0].decision).inc()
-    return {
+    answer: SearchAnswer = {
         "faces": [_decision(probe, found.threshold) for probe in found.probes],
         "version": found.version,
         "model": call.service.pack.name,
     }
+    return _with_missing(call.state, answer, found)
 
 
 async def _identify(call: Call[SearchParams], probes: FloatArray) -> Identification:
@@ -99,7 +122,19 @@ async def _identify(call: Call[SearchParams], probes: FloatArray) -> Identificat
         threshold=params.threshold,
         include_below=params.include_below,
         consistency=params.consistency,
+        partial=params.partial,
     )
+
+
+def _with_missing(state: State, answer: SearchAnswer, found: Identification) -> SearchAnswer:
+    """The answer, which names and counts what was not searched, if anything."""
+    if found.missing_shards:
+        state.metrics.partial.inc()
+        answer["partial"] = {
+            "missing_shards": list(found.missing_shards),
+            "shards": found.shards,
+        }
+    return answer
 
 
 def _decision(probe: Identified, threshold: float) -> SearchedFace:
