@@ -138,7 +138,7 @@ async def _kept(service: Service, detection: Detection, rule: Rule) -> set[int]:
         return set()
     embeddings = await service.graph.embed(detection.crops)
     found = await service.identify(
-        rule.collection_id, embeddings, limit=1, threshold=rule.threshold
+        rule.collection_id, embeddings, limit=1, threshold=rule.threshold, exact=True
     )
     return {
         row

@@ -214,7 +214,7 @@ class Settings(_Model):
     )
     data_dir: Path = Field(
         Path("~/.local/share/facegraph"),
-        description="Database and models, where nothing else is said.",
+        description="Database, models and gallery files, where nothing else is said.",
     )
     models_dir: Path | None = Field(None, description="Unset: `<data_dir>/models`.")
     insightface_home: Path = Field(

@@ -28,11 +28,15 @@ class Query:
     """How a gallery is searched: the best ``limit`` subjects per probe, however similar.
 
     partial: rather an answer without the subjects of a lost shard than none
+    exact: also where the collection is searched approximately
+    at: an incarnation and one of its versions, to be searched as it was if that can still be told
     """
 
     limit: int
     consistency: Consistency = "strong"
     partial: bool = False
+    exact: bool = False
+    at: tuple[str, int] | None = None
 
 
 class Graph(Protocol):

@@ -39,7 +39,9 @@ class LocalGraph:
         self._embedder = EmbedderWorker(settings, EmbedderTuning(), threads=threads)
         self._segmenter = SegmenterWorker(settings, SegmenterTuning(), threads=threads)
         self._captioner = CaptionerWorker(settings, CaptionerTuning(), threads=threads)
-        self._matcher = Matcher(records, MatcherTuning(), threads=threads)
+        self._matcher = Matcher(
+            records, MatcherTuning(), threads=threads, storage=settings.gallery_storage
+        )
 
     async def start(self) -> None:
         """Warms the models and loads the galleries."""

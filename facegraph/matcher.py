@@ -32,10 +32,10 @@ from facegraph.errors import (
 from facegraph.graph import Query
 from facegraph.matching.answering import Probe, View, answer, approximates, require_contract
 from facegraph.matching.records import Records
-from facegraph.matching.shelves import Shelf, Shelves
+from facegraph.matching.shelves import Batchers, Shelf, Shelves
 from facegraph.matching.source import Source, descends
 from facegraph.matching.upkeep import Upkeep
-from facegraph.types import WHOLE, FloatArray, Head, SearchResult, Shard
+from facegraph.types import WHOLE, Consistency, FloatArray, Head, SearchResult, Shard
 
 __all__ = ["Matcher", "Records"]
 
@@ -67,7 +67,7 @@ class Matcher:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="search")
         self._help = ThreadPoolExecutor(threads, thread_name_prefix="search-help")
         self._source = Source(records, shard=shard, storage=storage, folder=folder, device=device)
-        self._shelves = Shelves(tuning, shard, storage, self._batcher)
+        self._shelves = Shelves(tuning, shard, storage, self._batchers)
         self._upkeep = Upkeep(self._shelves, self._source)
         self._background: set[asyncio.Task[Any]] = set()
         self._arriving: set[str] = set()
@@ -91,7 +91,8 @@ class Matcher:
             await tasks.end(self._poller)
         await self._upkeep.close()
         for shelf in self._shelves:
-            await shelf.batcher.close()
+            for batcher in shelf.batchers.values():
+                await batcher.close()
         await tasks.end(*self._background)
         self._pool.shutdown()
         self._help.shutdown()
@@ -103,8 +104,9 @@ class Matcher:
         """
         self._tuning = self._shelves.tuning = tuning
         for shelf in self._shelves:
-            shelf.batcher.max_batch = tuning.max_batch
-            shelf.batcher.max_queue = tuning.max_queue
+            for batcher in shelf.batchers.values():
+                batcher.max_batch = tuning.max_batch
+                batcher.max_queue = tuning.max_queue
 
     def check(self) -> None:
         """Raises when this matcher cannot heal by itself."""
@@ -139,22 +141,27 @@ class Matcher:
     ) -> SearchResult:
         """See :meth:`facegraph.graph.Graph.match`; also GalleryTooLarge."""
         with self._shelves.searched(collection_id) as shelf:
-            return await shelf.batcher.submit(Probe(contract_id, probes, query))
+            batcher = shelf.batchers[query.consistency]
+            return await batcher.submit(Probe(contract_id, probes, query))
 
-    def _batcher(self, collection_id: str) -> Batcher[Probe, SearchResult]:
-        async def run(batch: Sequence[Probe]) -> Sequence[SearchResult]:
-            return await self._answer(collection_id, batch)
+    def _batchers(self, collection_id: str) -> Batchers:
+        def batcher(consistency: Consistency) -> Batcher[Probe, SearchResult]:
+            async def run(batch: Sequence[Probe]) -> Sequence[SearchResult]:
+                return await self._answer(collection_id, batch, consistency)
 
-        return Batcher(
-            run,
-            max_batch=self._tuning.max_batch,
-            max_queue=self._tuning.max_queue,
-            size=lambda item: len(item.probes),
-        )
+            return Batcher(
+                run,
+                max_batch=self._tuning.max_batch,
+                max_queue=self._tuning.max_queue,
+                size=lambda item: len(item.probes),
+            )
 
-    async def _answer(self, collection_id: str, batch: Sequence[Probe]) -> list[SearchResult]:
-        strong = any(item.query.consistency == "strong" for item in batch)
-        view = await self._view(collection_id, strong=strong)
+        return {"strong": batcher("strong"), "eventual": batcher("eventual")}
+
+    async def _answer(
+        self, collection_id: str, batch: Sequence[Probe], consistency: Consistency
+    ) -> list[SearchResult]:
+        view = await self._view(collection_id, strong=consistency == "strong")
         for item in batch:
             require_contract(view, item)
         work = partial(
@@ -259,6 +266,7 @@ class Matcher:
     async def _follow(self, heads: dict[str, Head]) -> None:
         """Brings what is in memory to ``heads``, side by side; forgets what is gone.
 
+        What takes longer than a poll goes on by itself, so that the others stay fresh.
         What is always there and is not yet is loaded, which nobody waits for here.
         """
         resident = self._shelves.resident()
@@ -266,7 +274,14 @@ class Matcher:
             if self._shelves.keeps(name) and name not in resident and name not in self._arriving:
                 self._arriving.add(name)
                 self._spawn(self._arrive(name, head))
-        await asyncio.gather(*(self._keep_up(name, heads.get(name)) for name in resident))
+        updates = [
+            self._spawn(self._keep_up(name, heads.get(name)))
+            for name, shelf in resident.items()
+            if not shelf.lock.locked()  # it is being brought up to date, which may take long
+        ]
+        if updates:
+            done, _ = await asyncio.wait(updates, timeout=self._tuning.poll_interval_s)
+            await asyncio.gather(*done)
 
     async def _arrive(self, collection_id: str, head: Head) -> None:
         try:

@@ -173,15 +173,18 @@ class Service:
         include_below: bool = False,
         consistency: Consistency = "strong",
         partial: bool = False,
+        exact: bool = False,
     ) -> Identification:
         """1:N for each row of ``probes`` (n, d) float32, L2-normalised.
 
         The second best subject is always looked at, so that a decision does not depend on
         ``limit``. A partial answer decides nothing: whoever was not searched may be the one, or
         come as close. So every probe is ``ambiguous`` then.
+
+        exact: also where the collection is searched approximately: whoever is missed is lost
         """
         limit = self.tuning.search_limit if limit is None else limit
-        query = Query(max(limit, 2), consistency, partial)
+        query = Query(max(limit, 2), consistency, partial, exact)
         found = await self.graph.match(collection_id, self.contract.id, probes, query)
         bar, margin = self.threshold(threshold, found.threshold), self.tuning.margin
         return Identification(

@@ -10,12 +10,18 @@ import asyncio
 import heapq
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from itertools import chain
 from typing import Protocol
 
 from facegraph import tasks
-from facegraph.errors import FacegraphError, ShardUnavailable, TimedOut, Unavailable
+from facegraph.errors import (
+    FacegraphError,
+    GalleryBehind,
+    ShardUnavailable,
+    TimedOut,
+    Unavailable,
+)
 from facegraph.graph import Query
 from facegraph.types import FloatArray, Match, SearchResult, Shard
 
@@ -24,10 +30,13 @@ log = logging.getLogger(__name__)
 PATIENCE_S = 1.0
 """A partial search waits for a shard twice as long as the quickest took, and this much more."""
 
+ROUNDS = 6
+"""How often shards are asked again before a search gives up on one state of all."""
+
 TELL_EVERY_S = 10.0
 """At most one line in the log about missing shards in this time."""
 
-Call = Callable[[], Awaitable[SearchResult]]
+Call = Callable[[Query], Awaitable[SearchResult]]
 
 Outcomes = Mapping[int, SearchResult | FacegraphError]
 """What each shard that was asked answered or raised, by its index."""
@@ -53,20 +62,17 @@ class ShardedSearch:
     ) -> SearchResult:
         """Raises what a single matcher does, and ShardUnavailable where some are lost."""
         count = len(self._matchers)
-        calls = [
-            partial(ask, collection_id, contract_id, probes, query, Shard(index, count))
-            for index, ask in enumerate(self._matchers)
-        ]
+
+        def call(index: int, ask: AskMatcher) -> Call:
+            return lambda query: ask(collection_id, contract_id, probes, query, Shard(index, count))
+
+        calls = [call(index, ask) for index, ask in enumerate(self._matchers)]
         if count == 1:
-            return await calls[0]()
+            return await calls[0](query)
         outcomes: dict[int, SearchResult | FacegraphError] = {}
         await _ask(calls, range(count), query, outcomes)
-        # Parts of different versions may lack somebody whom every version had, such as a person
-        # enrolled anew under another id before the old one was removed. Who was behind is asked
-        # again, and then everybody: a shard may also have answered for a collection that is gone.
-        for again in (_behind, _answered):
-            if query.consistency == "strong" and len(_states(outcomes)) > 1:
-                await _ask(calls, again(outcomes), query, outcomes)
+        if query.consistency == "strong":
+            await _agree(calls, query, outcomes)
         self._tell(outcomes)
         answers = {i: o for i, o in outcomes.items() if isinstance(o, SearchResult)}
         return merged(answers, count, query.limit)
@@ -86,7 +92,7 @@ def merged(answers: Mapping[int, SearchResult], shards: int, limit: int) -> Sear
     must not overlook a change that one shard had not seen. The threshold is the newest.
     """
     newest = max(answers.values(), key=lambda answer: answer.version)
-    whole = len(_states(answers)) == 1
+    whole = _agreed(answers)
     probes = zip(*(answer.matches for answer in answers.values()), strict=True)
     return SearchResult(
         min(answer.version for answer in answers.values()),
@@ -96,7 +102,8 @@ def merged(answers: Mapping[int, SearchResult], shards: int, limit: int) -> Sear
         ),
         tuple(index for index in range(shards) if index not in answers),
         shards,
-        newest.stamp if whole else "",
+        max(answer.stamp for answer in answers.values()) if whole else "",
+        newest.incarnation if whole else "",
     )
 
 
@@ -104,20 +111,35 @@ def _rank(match: Match) -> tuple[float, str, str]:
     return -match.similarity, match.subject_id, match.sample_id
 
 
-def _answered(outcomes: Outcomes) -> list[int]:
-    return [i for i, outcome in outcomes.items() if isinstance(outcome, SearchResult)]
+def _agreed(outcomes: Outcomes) -> bool:
+    """Whether all answers are of one state of the collection, as far as they tell."""
+    answers = [o for o in outcomes.values() if isinstance(o, SearchResult)]
+    states = {(answer.incarnation, answer.version) for answer in answers}
+    return len(states) < 2 and len({answer.stamp for answer in answers} - {""}) < 2
 
 
-def _behind(outcomes: Outcomes) -> list[int]:
-    """The shards that answered at an older version than another; all, where none is older."""
-    versions = {i: o.version for i, o in outcomes.items() if isinstance(o, SearchResult)}
-    behind = [i for i, version in versions.items() if version < max(versions.values())]
-    return behind or list(versions)
+async def _agree(
+    calls: Sequence[Call], query: Query, outcomes: dict[int, SearchResult | FacegraphError]
+) -> None:
+    """Asks until all answers are of one state; GalleryBehind where that cannot be had.
 
-
-def _states(outcomes: Outcomes) -> set[tuple[int, str]]:
-    """The different states of the collection that were searched."""
-    return {(o.version, o.stamp) for o in outcomes.values() if isinstance(o, SearchResult)}
+    Parts of different versions may lack somebody whom every version had, such as a person enrolled
+    anew under another id before the old one was removed. So who is ahead is asked for the version
+    of the last, which galleries can tell until they are merged; or else everybody anew.
+    """
+    for turn in range(ROUNDS):
+        if _agreed(outcomes):
+            return
+        answers = {i: o for i, o in outcomes.items() if isinstance(o, SearchResult)}
+        last = min(answers.values(), key=lambda answer: answer.version)
+        ahead = [i for i, answer in answers.items() if answer.version > last.version]
+        if turn % 2 == 0 and ahead and len({a.incarnation for a in answers.values()}) == 1:
+            at = (last.incarnation, last.version)
+            await _ask(calls, ahead, replace(query, at=at), outcomes)
+        else:
+            await _ask(calls, list(answers), query, outcomes)
+    if not _agreed(outcomes):
+        raise GalleryBehind("the shards do not come to one version; try again")
 
 
 async def _ask(
@@ -131,7 +153,7 @@ async def _ask(
     Raises the error of a shard that no loss explains; for lost ones ShardUnavailable, unless the
     query allows a partial answer and there is one.
     """
-    asked = {index: asyncio.ensure_future(calls[index]()) for index in shards}
+    asked = {index: asyncio.ensure_future(calls[index](query)) for index in shards}
     try:
         await _wait(asked.values(), query)
         outcomes |= {index: _outcome(task) for index, task in asked.items()}

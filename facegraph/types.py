@@ -228,10 +228,10 @@ class Match:
 class SearchResult:
     """``matches[i]`` answers probe i, best first; all were searched at one ``version``.
 
-    ``threshold`` is the collection's own, None where it has none. ``stamp`` is that of the
-    version (:class:`Head`), empty where parts of different versions were put together. The
-    subjects of ``missing_shards`` of all ``shards`` were not searched; nothing is missing unless
-    the query allowed it.
+    ``threshold`` is the collection's own, None where it has none. ``incarnation`` and ``stamp``
+    are those of the version (:class:`Head`), empty where they cannot be told. The subjects of
+    ``missing_shards`` of all ``shards`` were not searched; nothing is missing unless the query
+    allowed it.
     """
 
     version: int
@@ -240,6 +240,7 @@ class SearchResult:
     missing_shards: tuple[int, ...] = ()
     shards: int = 1
     stamp: str = ""
+    incarnation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from benchmarks.gallery.database import COLLECTION
 from benchmarks.gallery.engines import Engine
 from benchmarks.gallery.people import subject_number
 from benchmarks.gallery.truth import LIMIT
-from benchmarks.gallery.turns import cores, torch_threads
+from benchmarks.gallery.turns import cores
 from facegraph.config import MatcherTuning
 from facegraph.gallery import Base, Gallery, Snapshot, search
+from facegraph.gallery.approximating import approximated
 from facegraph.graph import Query
 from facegraph.matcher import Matcher
 from facegraph.matching.upkeep import FEW_ROWS
@@ -40,10 +41,16 @@ def build(records: GalleryRecords, storage: str = "auto") -> Gallery:
     return Gallery.of(records, storage)
 
 
-def find(snapshot: Snapshot, probes: FloatArray) -> Answer:
+def find(snapshot: Snapshot, probes: FloatArray, *, approximate: bool = False) -> Answer:
     """The best subjects, with all cores: a thread of each, which multiplies by itself."""
-    torch_threads(1)
-    return search(snapshot, probes, limit=LIMIT, pool=_helpers(), threads=cores())
+    return search(
+        snapshot,
+        probes,
+        limit=LIMIT,
+        approximate=approximate,
+        pool=_helpers(),
+        threads=cores(),
+    )
 
 
 def merge(gallery: Gallery) -> Gallery:
@@ -62,6 +69,15 @@ def gallery(records: GalleryRecords, storage: str = "auto") -> Iterator[Engine]:
     made = build(records, storage)
     kept = made.snapshot.base.storage
     yield Engine({"subjects": lambda probes: find(made.snapshot, probes)}, numbers, about=kept)
+
+
+@contextmanager
+def approximate_gallery(records: GalleryRecords) -> Iterator[Engine]:
+    """As :func:`gallery`, its candidates chosen by an approximate index."""
+    made = build(records)
+    near = approximated(made.snapshot.base, threads=cores(), cancelled=lambda: False)
+    snapshot = made.equip(near)
+    yield Engine({"subjects": lambda probes: find(snapshot, probes, approximate=True)}, numbers)
 
 
 def matcher(store: Store, folder: Path | None = None) -> Matcher:
@@ -87,4 +103,4 @@ def wait_for_file(folder: Path) -> None:
 
 @functools.cache
 def _helpers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cores(), initializer=torch_threads, initargs=(1,))
+    return ThreadPoolExecutor(cores())

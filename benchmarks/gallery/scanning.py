@@ -54,6 +54,7 @@ PEERS = (
         Peer(f"ours, {storage}", lambda cell, of=storage: ours.gallery(cell.people.records, of))  # type: ignore[misc]
         for storage in ours.STORAGES
     ),
+    Peer("ours, approximate", lambda cell: ours.approximate_gallery(cell.people.records)),
     Peer("FAISS flat", lambda cell: engines.faiss_flat(cell.people), "faiss"),
     Peer("usearch exact f32", lambda cell: engines.usearch_exact(cell.people, "f32"), "usearch"),
     Peer("usearch exact i8", lambda cell: engines.usearch_exact(cell.people, "i8"), "usearch"),

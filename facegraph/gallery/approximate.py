@@ -8,10 +8,8 @@ graph that a near row could be missed in: it is missed only where ``wanted`` oth
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,16 +27,6 @@ _TRAINED_ON = 4096
 _BLOCK = 16_384
 _PAIRS_PER_PASS = 2**22
 """Candidates held at once: 48 MiB of rows and scores in each part."""
-
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    AttributeError,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 _FIRST_ASKED = 256
 _ASKED_PER_SUBJECT = 16
@@ -89,22 +77,6 @@ class Approximate:
 
         with ThreadPoolExecutor(threads, thread_name_prefix="approximate") as pool:
             return cls(list(pool.map(encode, edges[:-1].tolist(), edges[1:].tolist())))
-
-    @classmethod
-    def open(cls, path: Path) -> Approximate:
-        """What :meth:`save` wrote, read whole and its checksums checked; ValueError, OSError."""
-        faiss = _faiss()
-        try:
-            with path.open("rb") as file, np.load(file) as parts:
-                return cls([faiss.deserialize_index(parts[name]) for name in parts.files])
-        except _UNREADABLE as error:
-            raise ValueError(f"{path.name} is no approximate index: {error}") from error
-
-    def save(self, path: Path) -> None:
-        """Writes one file, uncompressed; OSError. An existing one is overwritten as it goes."""
-        faiss = _faiss()
-        with path.open("wb") as file:
-            np.savez(file, *(faiss.serialize_index(part) for part in self._parts))
 
     @property
     def nbytes(self) -> int:

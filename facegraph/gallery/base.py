@@ -95,8 +95,6 @@ class Base:
             return cls._of(draft.finish(_notes(records.head, kind, shard)))
         except BaseException:
             draft.abandon()
-            if path is not None:
-                path.unlink(missing_ok=True)
             raise
 
     @classmethod

@@ -72,14 +72,17 @@ class Best:
         first = np.ones(len(order), np.bool_)
         first[1:] = (probe[1:] != probe[:-1]) | (subjects[1:] != subjects[:-1])
         starts = np.flatnonzero(first)
-        best = self._similarities[order]
         group = np.cumsum(first) - 1
-        rows = self._rows[order]
-        tied = ~first & (best == best[starts][group]) & (rows != rows[starts][group])
+        rows, best = self._rows[order], self._similarities[order]
+        equal = best == best[starts][group]
+        tied = np.zeros(len(starts), np.bool_)
+        tied[group[equal & (rows != rows[starts][group])]] = True
         chosen = order[starts]
-        for one in np.unique(group[tied]):
-            equal = order[(group == one) & (best == best[starts[one]])]
-            chosen[one] = min(equal, key=lambda at: self._snapshot.sample_id(int(self._rows[at])))
+        least: dict[int, str] = {}
+        for at in np.flatnonzero(equal & tied[group]).tolist():
+            one, sample_id = int(group[at]), self._snapshot.sample_id(rows[at])
+            if one not in least or sample_id < least[one]:
+                least[one], chosen[one] = sample_id, order[at]
         return chosen
 
     def _best_of_each(self) -> npt.NDArray[np.intp]:

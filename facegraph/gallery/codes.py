@@ -159,34 +159,56 @@ def best_storage(rows: int) -> Storage:
 
     A few thousand ``rows`` are read as fast either way.
     """
-    return "int8" if rows > _FEW_ROWS and _int8_works() else "float32"
+    return "int8" if rows > _FEW_ROWS and _int8_is_exact() and _int8_is_fast() else "float32"
 
 
 @functools.cache
-def _int8_works() -> bool:
-    """Whether products are exact, and made by the processor's own instructions.
+def _int8_is_exact() -> bool:
+    """Whether products are; those of processors without instructions for them may saturate."""
+    codes, probes = _int8_trial()
+    rows, columns = codes.numpy().astype(np.float32), probes.numpy().astype(np.float32)
+    try:
+        return all(
+            np.array_equal(
+                _torch()._int_mm(codes, probes[:, :count].contiguous()).numpy(),
+                rows @ columns[:, :count],
+            )
+            for count in (1, 8, probes.shape[1])
+        )
+    except RuntimeError:
+        return False
+
+
+@functools.cache
+def _int8_is_fast() -> bool:
+    """Whether products are made by the processor's own instructions.
 
     Those are several times as fast as float32's, a loop without them many times slower: so how
     busy the machine is changes nothing, and all processes of a machine agree.
     """
-    torch = _torch()
-    rng = np.random.default_rng(0)
-    codes = torch.from_numpy(rng.integers(-_TOP, _TOP + 1, (BLOCK, 256), np.int8))
-    codes[0] = _TOP
-    probes = torch.from_numpy(rng.integers(-_TOP, _TOP + 1, (256, 8), np.int8))
-    probes[:, 0] = -_TOP
+    codes, probes = _int8_trial()
+    probes = probes[:, :8].contiguous()
     rows, columns = codes.numpy().astype(np.float32), probes.numpy().astype(np.float32)
-    try:
-        if not np.array_equal(torch._int_mm(codes, probes).numpy(), rows @ columns):
-            return False
-    except RuntimeError:
-        return False
     times = [
-        (_time(lambda: torch._int_mm(codes, probes)), _time(lambda: rows @ columns))
+        (_time(lambda: _torch()._int_mm(codes, probes)), _time(lambda: rows @ columns))
         for _ in range(5)
     ]
     short, long = (min(column) for column in zip(*times, strict=True))
     return bool(short < _SLOWLY * long)
+
+
+def _int8_trial() -> tuple[Any, Any]:
+    """Codes (BLOCK, 256) and probes (256, 64), the extremes among them, as tensors."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-_TOP, _TOP + 1, (BLOCK, 256), np.int8)
+    probes = rng.integers(-_TOP, _TOP + 1, (256, 64), np.int8)
+    codes[0], probes[:, 0] = _TOP, -_TOP
+    return _torch().from_numpy(codes), _torch().from_numpy(probes)
+
+
+def _multiply_by_double(rows: Any, probes: Any, *, out: Any) -> None:
+    """Exact on any processor, and slow: a file may come from one that needs no such thing."""
+    out.copy_(rows.double() @ probes.double())
 
 
 def _time(run: Callable[[], object]) -> float:
@@ -239,7 +261,7 @@ class _Int8Scores(_CpuScores):
         self._rows = torch.from_numpy(codes.data)
         self._probes = torch.from_numpy(np.ascontiguousarray(short.T.astype(np.int8)))
         self._out = torch.empty((BLOCK, len(probes)), dtype=torch.int32)
-        self._multiply = torch._int_mm
+        self._multiply = torch._int_mm if _int8_is_exact() else _multiply_by_double
 
     def compute(self, step: int) -> None:
         rows = self._rows[step * BLOCK : (step + 1) * BLOCK]
@@ -314,10 +336,12 @@ def margins(
     error, norm = (codes.errors[:, np.newaxis] * 1.0, codes.norms[:, np.newaxis] * 1.0)
     length = np.linalg.norm(probes.astype(np.float64), axis=1)
     lost = np.linalg.norm(probes - short.astype(np.float64), axis=1)
-    largest = (norm + error) * (length + lost)
-    bound: npt.NDArray[np.float64] = (
-        error * length + (norm + error) * lost + largest * rounding + _SLACK
-    )
+    with np.errstate(invalid="ignore"):  # of infinite lengths nothing is known
+        largest = (norm + error) * (length + lost)
+        bound: npt.NDArray[np.float64] = (
+            error * length + (norm + error) * lost + largest * rounding + _SLACK
+        )
+    bound[np.isnan(bound)] = np.inf
     return bound
 
 
@@ -329,8 +353,7 @@ def _longest(rows: FloatArray) -> float:
 
 def to_bf16(rows: FloatArray) -> npt.NDArray[np.uint16]:
     """Rounded to the nearest bfloat16, as its 16 bits."""
-    import torch
-
+    torch = _torch()
     short = torch.from_numpy(rows).bfloat16().view(torch.uint16)
     codes: npt.NDArray[np.uint16] = short.numpy()
     return codes

@@ -36,6 +36,9 @@ class DeviceCodes:
         """Copies ``rows`` (n, d) float32 to ``device``, a step at a time; RuntimeError."""
         import torch
 
+        # A product's error is bounded for sums in float32 only; either may be set for a process.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         kind = torch.bfloat16 if storage == "bf16" else torch.float32
         placed = torch.empty(rows.shape, dtype=kind, device=device)
         bounds = []

@@ -33,7 +33,8 @@ from facegraph.types import Head, Shard
 log = logging.getLogger(__name__)
 
 STALE_AFTER_S = 600.0
-"""A file that is behind its collection and that nobody vouches for is removed after this time."""
+"""A file that nobody vouches for is removed after this time, if it is behind its collection or is
+of another number of shards than the matchers here."""
 
 _NAME = re.compile(r"([0-9a-f]{40})-(\d{1,19})-(\d+)of(\d+)-(\w+)\.gallery")
 _TEMPORARY = ".writing"
@@ -63,7 +64,7 @@ class Folder:
         self._shard = shard
         self._storage = storage
         self._told = False
-        self._behind_since: dict[str, float] = {}
+        self._doubted: dict[str, float] = {}
 
     def files(self) -> tuple[GalleryFile, ...]:
         """All gallery files there are."""
@@ -125,14 +126,18 @@ class Folder:
                 return None
             return self._write(collection_id, gallery)
 
-    def vouch(self, collection_id: str, head: Head) -> None:
-        """Keeps the file of ``head`` though it is behind: nothing was removed since."""
+    def vouch(self, collection_id: str, head: Head) -> bool:
+        """Keeps the file of ``head`` though it is behind: nothing was removed since.
+
+        False where it is gone: swept, or replaced by another process.
+        """
         try:
             os.utime(self._place(collection_id, head))
         except FileNotFoundError:
-            pass  # replaced by another process
+            return False
         except OSError as error:
             self.tell(error)
+        return True
 
     def discard(self, collection_id: str, head: Head, why: str) -> None:
         """Removes the file of ``head``."""
@@ -152,18 +157,18 @@ class Folder:
         That order tells a collection that is gone from one that was just made.
         """
         known = {_key(name, head.incarnation): head for name, head in heads.items()}
-        behind = set()
+        passing = set()
         for file in files:
             head = known.get(file.key)
             if head is None:
                 self._remove(file, "its collection is gone", logging.INFO)
             elif file.version > head.version:
                 self._remove(file, "its collection has gone back to an earlier version")
-            elif file.version < head.version:
-                behind.add(file.path.name)
+            elif (why := self._doubt(file, head)) is not None:
+                passing.add(file.path.name)
                 if self._stale(file):
-                    self._remove(file, "it may hold what was removed from its collection")
-        self._behind_since = {name: at for name, at in self._behind_since.items() if name in behind}
+                    self._remove(file, why)
+        self._doubted = {name: at for name, at in self._doubted.items() if name in passing}
         self._clear()
 
     def _clear(self) -> None:
@@ -177,9 +182,17 @@ class Folder:
         except OSError as error:
             self.tell(error)
 
+    def _doubt(self, file: GalleryFile, head: Head) -> str | None:
+        """Why a file that nobody vouches for must go; None where it may stay."""
+        if file.version < head.version:
+            return "it may hold what was removed from its collection"
+        if file.shard.count != self._shard.count:
+            return "it is of another number of shards, and nobody uses it"
+        return None
+
     def _stale(self, file: GalleryFile) -> bool:
-        """Whether it was seen behind, and nobody vouched for it, for long enough."""
-        since = self._behind_since.setdefault(file.path.name, time.monotonic())
+        """Whether it was seen in doubt, and nobody vouched for it, for long enough."""
+        since = self._doubted.setdefault(file.path.name, time.monotonic())
         if time.monotonic() - since < STALE_AFTER_S:
             return False
         try:

@@ -27,6 +27,10 @@ _FEW_ADDED = 16_384
 _FEW_GONE = 1024
 
 
+class WithinPages(Exception):
+    """The log goes on after the page that was applied last: this is the state of no version."""
+
+
 class Gallery:
     """The index of one collection, built on a base and kept current by changes."""
 
@@ -37,6 +41,7 @@ class Gallery:
         self._embeddings: FloatArray = np.empty((0, base.head.dimension), np.float32)
         self._row_subjects: npt.NDArray[np.int32] = np.empty(0, np.int32)
         self._added_died: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._born: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._longest = 0.0
         self._sample_ids: list[str] = []
         self._rows: dict[str, int] = {}
@@ -60,7 +65,7 @@ class Gallery:
         """What it takes, the base included, be it in memory or in a file."""
         added = self._embeddings.nbytes + self._row_subjects.nbytes + self._added_died.nbytes
         near = 0 if self._approximation is None else self._approximation.index.nbytes
-        return self._base.nbytes + self._died.nbytes + added + near
+        return self._base.nbytes + self._died.nbytes + added + self._born.nbytes + near
 
     @property
     def merge_due(self) -> bool:
@@ -94,8 +99,14 @@ class Gallery:
             return self.snapshot
 
     def merged_records(self) -> MergedRecords:
-        """All that lives now, for a new base; may run in a thread while ``apply`` goes on."""
+        """All that lives now, for a new base; may run in a thread while ``apply`` goes on.
+
+        WithinPages before the last page of the log: it tells objects as they became later, so that
+        a base of it would be taken for the true state, were the store ever set back to there.
+        """
         with self._lock:
+            if self._head.more:
+                raise WithinPages
             snapshot, self._since_merge = self.snapshot, []
             self._merging = snapshot.version
             head, gone = self._head, dict(self._gone)
@@ -161,7 +172,7 @@ class Gallery:
         row = len(self._sample_ids)
         self._reserve(row + 1)
         self._embeddings[row] = change.embedding
-        self._row_subjects[row] = slot
+        self._row_subjects[row], self._born[row] = slot, change.version
         self._longest = max(self._longest, float(np.linalg.norm(change.embedding)) * 1.0001)
         self._rows[change.sample_id] = self._base.rows + row
         self._sample_ids.append(change.sample_id)
@@ -206,9 +217,12 @@ class Gallery:
         capacity = max(_SPARE_ROWS, 2 * rows)
         embeddings = np.empty((capacity, self._embeddings.shape[1]), np.float32)
         row_subjects, died = np.empty(capacity, np.int32), np.zeros(capacity, np.int64)
+        born = np.empty(capacity, np.int64)
         embeddings[:held] = self._embeddings[:held]
         row_subjects[:held], died[:held] = self._row_subjects[:held], self._added_died[:held]
-        self._embeddings, self._row_subjects, self._added_died = embeddings, row_subjects, died
+        born[:held] = self._born[:held]
+        self._embeddings, self._row_subjects = embeddings, row_subjects
+        self._added_died, self._born = died, born
 
     def _freeze(self, head: Head) -> Snapshot:
         self._head = head
@@ -224,6 +238,7 @@ class Gallery:
                 self._embeddings[:rows],
                 self._row_subjects[:rows],
                 self._added_died[:rows],
+                self._born[:rows],
                 self._sample_ids,
                 self._subjects,
                 self._longest,

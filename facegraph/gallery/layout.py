@@ -52,9 +52,13 @@ class Draft:
         self, shapes: Mapping[str, tuple[npt.DTypeLike, Shape]], path: Path | None
     ) -> None:
         self._places, size = _places(shapes)
+        self._size, self._path = size, path
         self._file = None if path is None else path.open("xb+")
-        self._buffer = _memory(size) if self._file is None else _file(self._file.fileno(), size)
-        self._size = size
+        try:
+            self._buffer = _memory(size) if self._file is None else _file(self._file.fileno(), size)
+        except BaseException:
+            self.abandon()
+            raise
         self.arrays = _views(self._buffer, self._places)
 
     def finish(self, notes: Mapping[str, Any]) -> Layout:
@@ -77,9 +81,10 @@ class Draft:
         return Layout(notes, self.arrays, self._size)
 
     def abandon(self) -> None:
-        """Closes a draft that will not be finished; its file is the caller's to remove."""
-        if self._file is not None:
+        """Removes the file of a draft that is not wanted."""
+        if self._file is not None and self._path is not None:
             self._file.close()
+            self._path.unlink(missing_ok=True)
 
 
 def open_layout(path: Path) -> Layout:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -29,12 +29,14 @@ class Additions:
     embeddings: (m, dimension) float32; row_subjects: (m,) int32; longest: the length of the
         longest row
     died: (m,) int64, the version at which each was removed; 0 while it is there
+    born: (m,) int64, the version at which each was added
     sample_ids, subjects: may be longer than this version needs; newer versions share them
     """
 
     embeddings: FloatArray
     row_subjects: npt.NDArray[np.int32]
     died: npt.NDArray[np.int64]
+    born: npt.NDArray[np.int64]
     sample_ids: Sequence[str]
     subjects: Sequence[SubjectRecord]
     longest: float
@@ -68,6 +70,26 @@ class Snapshot:
     def rows(self) -> int:
         """Samples here, those that were removed included."""
         return self.base.rows + len(self.added.embeddings)
+
+    def at(self, version: int) -> Snapshot | None:
+        """The same as it was at an earlier version; None before the base."""
+        if not self.base.head.version <= version <= self.version:
+            return None
+        if version == self.version:
+            return self
+        rows = int(np.searchsorted(self.added.born, version, side="right"))
+        added = replace(
+            self.added,
+            embeddings=self.added.embeddings[:rows],
+            row_subjects=self.added.row_subjects[:rows],
+            died=self.added.died[:rows],
+            born=self.added.born[:rows],
+        )
+        gone = sum(
+            np.count_nonzero((died > 0) & (died <= version)) for died in (self.died, added.died)
+        )
+        live = self.base.rows + rows - int(gone)
+        return replace(self, version=version, stamp="", added=added, live=live)
 
     def alive(self, rows: Rows) -> npt.NDArray[np.bool_]:
         """Which of ``rows`` are enrolled at this version."""

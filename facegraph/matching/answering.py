@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
+from typing import Any
 
 import numpy as np
 
@@ -59,26 +62,44 @@ def answer(
     threads: int,
 ) -> list[SearchResult]:
     """A result per item; ``threads`` - 1 threads of ``pool`` may help. Blocks."""
-    snapshot, threshold = view.snapshot, view.head.threshold
-    if not snapshot.live:
-        nothing: tuple[Match, ...] = ()
-        return [
-            SearchResult(
-                snapshot.version, threshold, (nothing,) * len(item.probes), stamp=snapshot.stamp
-            )
-            for item in batch
-        ]
-    probes = np.concatenate([item.probes for item in batch])
-    limit = max(item.query.limit for item in batch)
-    found = iter(
-        search(snapshot, probes, limit=limit, approximate=approximate, pool=pool, threads=threads)
-    )
+    alike: dict[tuple[Any, bool], list[int]] = {}
+    for place, item in enumerate(batch):
+        exact = item.query.exact or not approximate
+        alike.setdefault((item.query.at, exact), []).append(place)
+    results: dict[int, SearchResult] = {}
+    for (at, exact), places in alike.items():
+        search_these = partial(search, approximate=not exact, pool=pool, threads=threads)
+        found = _answer(_snapshot(view, at), view.head, [batch[p] for p in places], search_these)
+        results |= zip(places, found, strict=True)
+    return [results[place] for place in range(len(batch))]
+
+
+def _snapshot(view: View, at: tuple[str, int] | None) -> Snapshot:
+    """The view's, or as it was at a version; the view's where that cannot be told any more."""
+    if at is None or at[0] != view.snapshot.incarnation:
+        return view.snapshot
+    return view.snapshot.at(at[1]) or view.snapshot
+
+
+def _answer(
+    snapshot: Snapshot,
+    head: Head,
+    batch: Sequence[Probe],
+    search_these: Callable[..., tuple[tuple[Match, ...], ...]],
+) -> list[SearchResult]:
+    nothing: tuple[Match, ...] = ()
+    found: Iterator[tuple[Match, ...]] = repeat(nothing)
+    if snapshot.live:  # else probes of several contracts, and widths, may come together
+        probes = np.concatenate([item.probes for item in batch])
+        limit = max(item.query.limit for item in batch)
+        found = iter(search_these(snapshot, probes, limit=limit))
     return [
         SearchResult(
             snapshot.version,
-            threshold,
+            head.threshold,
             tuple(next(found)[: item.query.limit] for _ in item.probes),
             stamp=snapshot.stamp,
+            incarnation=snapshot.incarnation,
         )
         for item in batch
     ]

@@ -19,7 +19,10 @@ from facegraph.config import MatcherTuning
 from facegraph.errors import GalleryTooLarge
 from facegraph.gallery import Gallery
 from facegraph.matching.answering import Probe, View, approximates
-from facegraph.types import Head, SearchResult, Shard
+from facegraph.types import Consistency, Head, SearchResult, Shard
+
+Batchers = Mapping[Consistency, Batcher[Probe, SearchResult]]
+"""A search that may be a little old waits for none that may not, and does not fail with it."""
 
 DEFAULT = "default"
 """The collection that is always there."""
@@ -28,6 +31,8 @@ _LOADS_AT_ONCE = 2
 _CODE_BYTES = {"auto": 1, "int8": 1, "bf16": 2, "float32": 0}
 _BYTES_BESIDE = 160
 _BYTES_OF_NONE = 2**17
+_SIZES_KNOWN = 10_000
+_CLEARLY_FEWER = 0.9
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +47,7 @@ class Shelf:
     used_at: when a search last began or ended; reserved: bytes that a load will need
     """
 
-    batcher: Batcher[Probe, SearchResult]
+    batchers: Batchers
     gallery: Gallery | None = None
     view: View | None = None
     head: Head | None = None
@@ -57,7 +62,11 @@ class Shelf:
 
     @property
     def nbytes(self) -> int:
-        return max(self.reserved, self.gallery.nbytes if self.gallery is not None else 0)
+        return max(self.reserved, self.loaded)
+
+    @property
+    def loaded(self) -> int:
+        return self.gallery.nbytes if self.gallery is not None else 0
 
     def put(self, gallery: Gallery, *, filed: bool, unwritten: bool = False) -> None:
         """Another gallery of the same history, or a first one."""
@@ -68,6 +77,15 @@ class Shelf:
         self.partial = self.filed = self.unwritten = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """What a gallery took when it was last measured, with how many samples of its shard."""
+
+    nbytes: int
+    samples: int
+    approximate: bool
+
+
 class Shelves:
     """All shelves by collection id; one event loop. ``tuning`` may be replaced at any time."""
 
@@ -76,14 +94,15 @@ class Shelves:
         tuning: MatcherTuning,
         shard: Shard,
         storage: str,
-        batcher: Callable[[str], Batcher[Probe, SearchResult]],
+        batchers: Callable[[str], Batchers],
     ) -> None:
         self.tuning = tuning
         self.evictions = 0
         self._count = shard.count
         self._code_bytes = _CODE_BYTES[storage]
-        self._batcher = batcher
+        self._batchers = batchers
         self._shelves: dict[str, Shelf] = {}
+        self._sizes: dict[tuple[str, str], _Size] = {}
         self._turns = asyncio.Semaphore(_LOADS_AT_ONCE)
         self._loaded = asyncio.Event()
 
@@ -125,7 +144,7 @@ class Shelves:
         """Its shelf, made where there is none; an empty one goes with its last holder."""
         shelf = self._shelves.get(collection_id)
         if shelf is None:
-            shelf = self._shelves[collection_id] = Shelf(self._batcher(collection_id))
+            shelf = self._shelves[collection_id] = Shelf(self._batchers(collection_id))
         shelf.holders += 1
         try:
             yield shelf
@@ -154,8 +173,12 @@ class Shelves:
 
     @asynccontextmanager
     async def turn(self, collection_id: str, shelf: Shelf, head: Head) -> AsyncIterator[None]:
-        """A turn to load that gallery, once there is room; GalleryTooLarge."""
-        need = self._need(head)
+        """A turn to load that gallery, once there is room; GalleryTooLarge.
+
+        Room is made for an estimate. What was loaded is measured: it may be more, as samples do
+        not tell how long ids and metadata are.
+        """
+        need = self._need(collection_id, head)
         self._require_fit(collection_id, need)
         async with self._turns:
             while not self._make_room(collection_id, need):
@@ -165,6 +188,7 @@ class Shelves:
             shelf.reserved = need
             try:
                 yield
+                self._measure(collection_id, shelf)
             finally:
                 shelf.reserved = 0
                 self._loaded.set()
@@ -175,19 +199,60 @@ class Shelves:
         passing = {n: s for n, s in self.resident().items() if not self.keeps(n)}
         for name, shelf in list(passing.items()):
             idle = not shelf.holders and now - shelf.used_at > self.tuning.idle_timeout_s
-            head = heads.get(name)
-            if idle or (head is not None and self._need(head) > self.tuning.max_gallery_bytes):
+            self._remember(name, shelf)
+            head = heads.get(name, shelf.head)
+            need = 0 if head is None else self._need(name, head)
+            if idle or max(need, shelf.loaded) > self.tuning.max_gallery_bytes:
                 self._evict(name)
                 del passing[name]
         if passing:
             last = max(passing, key=lambda name: passing[name].used_at)
             self._make_room(last, passing[last].nbytes)
 
-    def _need(self, head: Head) -> int:
-        """Bytes that the collection's samples here will take, estimated."""
-        samples = -(-head.sample_count // self._count)
+    def _measure(self, collection_id: str, shelf: Shelf) -> None:
+        """Holds the bytes of what was just loaded against the bound; GalleryTooLarge."""
+        self._remember(collection_id, shelf)
+        try:
+            self._require_fit(collection_id, shelf.loaded)
+        except GalleryTooLarge:
+            self.drop(collection_id)
+            raise
+        # Where others still load there may be no room yet: the last of them makes it.
+        self._make_room(collection_id, shelf.loaded)
+
+    def _remember(self, collection_id: str, shelf: Shelf) -> None:
+        """Keeps the bytes of a gallery in mind, also for when it has left."""
+        gallery, head = shelf.gallery, shelf.head
+        if gallery is None or head is None:
+            return
+        samples = self._samples(head)
+        if gallery.outdated:  # it still has rows that a next load would not have
+            samples = max(samples, gallery.snapshot.rows)
+        key = (collection_id, head.incarnation)
+        self._sizes.pop(key, None)
+        self._sizes[key] = _Size(gallery.nbytes, samples, approximates(head, self.tuning))
+        if len(self._sizes) > _SIZES_KNOWN:
+            del self._sizes[next(iter(self._sizes))]
+
+    def _need(self, collection_id: str, head: Head) -> int:
+        """Bytes that the collection's samples here will take: estimated, or by its last size.
+
+        By its last size they are not fewer than then, until the samples are clearly fewer.
+        """
+        samples = self._samples(head)
         each = head.dimension * (4 + self._code_bytes) + _BYTES_BESIDE
-        return _BYTES_OF_NONE + samples * each
+        known = self._sizes.get((collection_id, head.incarnation))
+        if known is None or known.approximate != approximates(head, self.tuning):
+            return _BYTES_OF_NONE + samples * each
+        beyond_none = max(0, known.nbytes - _BYTES_OF_NONE)
+        if samples < known.samples * _CLEARLY_FEWER:
+            return _BYTES_OF_NONE + beyond_none * samples // known.samples
+        more = max(0, samples - known.samples)
+        return known.nbytes + more * max(each, beyond_none // max(1, known.samples))
+
+    def _samples(self, head: Head) -> int:
+        """The collection's samples in this shard, about."""
+        return -(-head.sample_count // self._count)
 
     def _require_fit(self, collection_id: str, need: int) -> None:
         bound = self.tuning.max_gallery_bytes

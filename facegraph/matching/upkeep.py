@@ -1,6 +1,7 @@
 """Behind the searches: merges galleries, writes them to files, and takes up what others wrote.
 
-One gallery at a time. A merge reads a snapshot in a thread that yields to searches, while searches
+One gallery at a time; only files are vouched for beside that, as a merge may take longer than they
+last. A merge reads a snapshot in a thread that yields to searches, while searches
 and changes go on; the new base is put in the old one's place in one step.
 
 What was removed from a collection is also removed from its bases: after ``ERASE_AFTER_S`` a gallery
@@ -16,7 +17,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from facegraph.gallery import Base, Gallery, Snapshot
 from facegraph.gallery.approximating import approximated
 from facegraph.gallery.approximation import Approximation
 from facegraph.gallery.folder import GalleryFile
+from facegraph.gallery.gallery import WithinPages
 from facegraph.matching.answering import View
 from facegraph.matching.shelves import Shelf, Shelves
 from facegraph.matching.source import Source
@@ -84,28 +86,30 @@ class Upkeep:
         self._source = source
         self._cares: dict[str, _Care] = {}
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._doubts = asyncio.Event()
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._pool = ThreadPoolExecutor(1, "merge", initializer=_yield_to_searches)
         self._closing = threading.Event()
         self.merges = self.adoptions = self.failures = 0
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        works = (self._run(self._wake, self.round), self._run(self._doubts, self.vouch))
+        self._tasks = tuple(asyncio.create_task(work) for work in works)
 
     async def close(self) -> None:
         """Ends what can be ended; a merge under way ends by itself and changes nothing."""
         self._closing.set()
-        if self._task is not None:
-            await tasks.end(self._task)
+        await tasks.end(*self._tasks)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def wake(self) -> None:
         """There may be something to do."""
         self._wake.set()
+        self._doubts.set()
 
     def check(self) -> None:
         """Raises when it has ended."""
-        if self._task is not None and self._task.done():
+        if any(task.done() for task in self._tasks):
             raise RuntimeError("the galleries' upkeep has ended")
 
     def describe(self) -> dict[str, Any]:
@@ -115,11 +119,11 @@ class Upkeep:
             "files_taken_up": self.adoptions,
         }
 
-    async def _run(self) -> None:
+    async def _run(self, wake: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            await self.round()
+            await wake.wait()
+            wake.clear()
+            await work()
 
     async def round(self) -> None:
         """Attends to each gallery in memory, once."""
@@ -132,6 +136,26 @@ class Upkeep:
                 await self._attend(name, shelf, files)
             except Exception as error:  # noqa: BLE001 - searches go on without it
                 self._failed(name, error)
+
+    async def vouch(self) -> None:
+        """Vouches for the files of those from which nothing was removed since; now and then."""
+        for name, shelf in self._shelves.resident().items():
+            gallery = shelf.gallery
+            if gallery is None or shelf.partial or not shelf.filed or gallery.outdated:
+                continue
+            care, now = self._care(name, gallery.snapshot), time.monotonic()
+            if _over(care.vouched_at, now, _VOUCH_EVERY_S):
+                care.vouched_at = now
+                await self._vouch(name, shelf, gallery)
+
+    async def _vouch(self, name: str, shelf: Shelf, gallery: Gallery) -> None:
+        """Where the file is gone, it is to be written anew."""
+        assert self._source.folder is not None
+        head = gallery.snapshot.base.head
+        there = await asyncio.to_thread(self._source.folder.vouch, name, head)
+        if not there and shelf.gallery is gallery:
+            shelf.put(gallery, filed=False, unwritten=True)
+            self._wake.set()
 
     def _failed(self, name: str, error: Exception) -> None:
         self._cares[name].failed(time.monotonic())
@@ -148,14 +172,14 @@ class Upkeep:
         if now < care.retry_at:
             return
         if self._newer(name, shelf, gallery, files):
-            if not await self._adopt(name, shelf, gallery):
-                care.failed(now)
-        elif self._due(shelf, gallery, care, now):
+            if await self._adopt(name, shelf, gallery):
+                return
+            # What follows is done all the same: the file may stay unreadable.
+            care.failed(now)
+        if self._due(shelf, gallery, care, now):
             await self._merge(name, shelf, gallery, care)
         elif self._to_approximate(shelf, gallery.snapshot.base) != gallery.approximated:
             await self._equip(shelf, gallery)
-        elif shelf.filed and care.removed_since is None:
-            await self._vouch(name, gallery.snapshot, care)
 
     def _care(self, name: str, snapshot: Snapshot) -> _Care:
         head = snapshot.base.head
@@ -212,24 +236,24 @@ class Upkeep:
         rewrite = self._write if to_file and self._source.folder is not None else self._build
         try:
             made = await loop.run_in_executor(self._pool, rewrite, name, gallery, beyond, patient)
-        except BaseException:
+            if made is None:
+                care.blocked_since = care.blocked_since or now
+                return
+            base, filed = made
+            near = await self._approximated(shelf, base)
+            async with shelf.lock:
+                fresh = await asyncio.to_thread(gallery.rebased, base)
+                fresh.equip(near)
+                if shelf.gallery is not gallery:
+                    return  # it has left memory, or was loaded anew
+                shelf.put(fresh, filed=filed)
+                if shelf.view is not None and shelf.view.snapshot is gallery.snapshot:
+                    shelf.view = View(fresh.snapshot, shelf.view.head)
+                self.merges += 1
+        except WithinPages:
+            pass  # the next round finds it complete
+        finally:
             gallery.abandon()
-            raise
-        if made is None:
-            gallery.abandon()
-            care.blocked_since = care.blocked_since or now
-            return
-        base, filed = made
-        near = await self._approximated(shelf, base)
-        async with shelf.lock:
-            fresh = await asyncio.to_thread(gallery.rebased, base)
-            fresh.equip(near)
-            if shelf.gallery is not gallery:
-                return  # it has left memory, or was loaded anew
-            shelf.put(fresh, filed=filed)
-            if shelf.view is not None and shelf.view.snapshot is gallery.snapshot:
-                shelf.view = View(fresh.snapshot, shelf.view.head)
-            self.merges += 1
 
     async def _equip(self, shelf: Shelf, gallery: Gallery) -> None:
         """Makes the approximate index that is wanted, or lets go of one that is not."""
@@ -271,12 +295,6 @@ class Upkeep:
         records = gallery.merged_records()
         base = Base.build(records, source.storage, shard=source.shard, threads=1)
         return source.placed(base), False
-
-    async def _vouch(self, name: str, snapshot: Snapshot, care: _Care) -> None:
-        assert self._source.folder is not None
-        if _over(care.vouched_at, time.monotonic(), _VOUCH_EVERY_S):
-            care.vouched_at = time.monotonic()
-            await asyncio.to_thread(self._source.folder.vouch, name, snapshot.base.head)
 
 
 def _filed_version(shelf: Shelf, gallery: Gallery) -> int:

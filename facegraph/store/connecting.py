@@ -8,6 +8,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from facegraph.errors import DatabaseError
+from facegraph.store.silence import bounded, watched
 
 Connection: TypeAlias = psycopg.AsyncConnection[tuple[Any, ...]]
 BlockingConnection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
@@ -20,6 +21,9 @@ MOVE_LOCK = 0x4661_6365_0002
 
 STATEMENT_TIMEOUT = "30s"
 LOCK_TIMEOUT = "10s"
+
+READ_PATIENCE_S = 45.0
+"""Above what the server lets a statement take; only a connection that hangs takes longer."""
 
 _DEFAULTS = {
     "application_name": "facegraph",
@@ -54,11 +58,13 @@ async def connect(url: str) -> Connection:
 
 async def configure(connection: Connection) -> None:
     """Bounds what a session may wait for."""
-    await connection.execute(_SESSION)
+    with bounded(connection, READ_PATIENCE_S):
+        await connection.execute(_SESSION)
 
 
 def connect_blocking(url: str) -> BlockingConnection:
     """As :func:`connect`, for a thread."""
     connection = psycopg.Connection.connect(connection_string(url), autocommit=True)
-    connection.execute(_SESSION)
+    with watched(connection, READ_PATIENCE_S):
+        connection.execute(_SESSION)
     return connection

@@ -17,7 +17,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from facegraph.errors import DatabaseError, InvalidRequest, StoreUnavailable
-from facegraph.store import moving
+from facegraph.store import connecting, moving
 from facegraph.store.connecting import (
     BlockingConnection,
     Connection,
@@ -42,9 +42,8 @@ _POOL_TIMEOUT_S = 5.0
 _OPEN_TIMEOUT_S = 10.0
 _WAITING_PER_CONNECTION = 64
 
-READ_PATIENCE_S = 45.0
 WRITE_PATIENCE_S = 660.0
-"""Above what the server lets statements take; only a connection that hangs takes longer."""
+"""As READ_PATIENCE_S, where statements are given the time that erasing a collection takes."""
 
 
 class Link:
@@ -81,7 +80,7 @@ class Link:
 
         async def attempt(pool: Pool, progress: Progress) -> T:
             async with pool.connection() as connection:
-                with progress.on(connection), bounded(connection, READ_PATIENCE_S):
+                with progress.on(connection), bounded(connection, connecting.READ_PATIENCE_S):
                     async with connection.transaction():
                         await connection.execute(
                             "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
@@ -96,7 +95,7 @@ class Link:
 
         async def attempt(pool: Pool, progress: Progress) -> T:
             async with pool.connection() as connection:
-                with progress.on(connection), bounded(connection, READ_PATIENCE_S):
+                with progress.on(connection), bounded(connection, connecting.READ_PATIENCE_S):
                     return await work(connection)
 
         return await self._run(attempt)
@@ -146,7 +145,7 @@ class Link:
         async def attempt(_: Pool, progress: Progress) -> Connection:
             connection = await connect(self._place.url)
             try:
-                with progress.on(connection):
+                with progress.on(connection), bounded(connection, connecting.READ_PATIENCE_S):
                     await moving.require_here(connection)
             except BaseException:
                 await connection.close()
@@ -160,7 +159,7 @@ class Link:
 
         async def attempt(pool: Pool, progress: Progress) -> None:
             async with pool.connection() as connection:
-                with progress.on(connection):
+                with progress.on(connection), bounded(connection, WRITE_PATIENCE_S):
                     async with await connect(url) as target, connection.transaction():
                         await moving.lock_for_move(connection)
                         await moving.point(connection, target, url)
@@ -234,7 +233,8 @@ class Link:
             await migrate(place.url)
             try:
                 async with await connect(place.url) as connection:
-                    await moving.arrive(connection, place.epoch)
+                    with bounded(connection, connecting.READ_PATIENCE_S):
+                        await moving.arrive(connection, place.epoch)
             except Moved as moved:
                 place = moved.place
                 continue

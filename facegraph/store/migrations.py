@@ -11,7 +11,9 @@ from importlib.resources import files
 import psycopg
 
 from facegraph.errors import DatabaseError
+from facegraph.store import connecting
 from facegraph.store.connecting import MIGRATION_LOCK, Connection, connect
+from facegraph.store.silence import bounded
 
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 _PATIENCE = "SET LOCAL lock_timeout = '120s'; SET LOCAL statement_timeout = 0"
@@ -56,7 +58,9 @@ async def migrate(url: str, migrations: Sequence[Migration] | None = None) -> No
     wanted = known_migrations() if migrations is None else migrations
     try:
         async with await connect(url) as connection:
-            if _missing(await _applied(connection), wanted):
+            with bounded(connection, connecting.READ_PATIENCE_S):
+                missing = _missing(await _applied(connection), wanted)
+            if missing:
                 await _apply_all(connection, wanted)
     except psycopg.Error as error:
         raise DatabaseError(f"cannot migrate the database: {' '.join(str(error).split())}") from (

@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import psycopg
 
-from facegraph.store.connecting import BlockingConnection, Connection
+if TYPE_CHECKING:
+    from facegraph.store.connecting import BlockingConnection, Connection
 
 Heard = Callable[[], None]
 """To be called when something came."""
@@ -47,12 +49,15 @@ def watched(connection: BlockingConnection, patience_s: float | None) -> Iterato
                 _end(connection)
                 return
 
+    watcher = threading.Thread(target=watch, args=(patience_s,), name="silence", daemon=True)
     if patience_s is not None:
-        threading.Thread(target=watch, args=(patience_s,), name="silence", daemon=True).start()
+        watcher.start()
     try:
         yield heard
     finally:
         over.set()
+        if patience_s is not None:
+            watcher.join()  # so that it never ends what has the socket's number next
 
 
 def _end(connection: Connection | BlockingConnection) -> None:

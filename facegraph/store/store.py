@@ -47,7 +47,7 @@ from facegraph.types import (
 
 T = TypeVar("T")
 
-LOAD_PATIENCE_S = 120.0
+LOAD_PATIENCE_S = 300.0
 """A load to which no row comes for so long is tried again on a new connection."""
 
 KEEP_VERSIONS = 65_536

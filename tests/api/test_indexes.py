@@ -77,6 +77,7 @@ async def crowd_indexes(client: httpx.AsyncClient) -> Any:
 async def test_in_one_process_it_is_shown_once_it_was_searched(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings = settings.model_copy(update={"gallery_storage": "bf16"})
     for worker in ("DetectorWorker", "EmbedderWorker", "SegmenterWorker", "CaptionerWorker"):
         monkeypatch.setattr(local, worker, FakeWorker)
     async with AsyncExitStack() as stack:
@@ -96,7 +97,7 @@ async def test_in_one_process_it_is_shown_once_it_was_searched(
                 "samples": PEOPLE,
                 "bytes": gallery["bytes"],
                 "search": "exact",
-                "storage": "float32",
+                "storage": "bf16",
                 "recall": None,
             }
         ]

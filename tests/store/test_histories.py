@@ -125,3 +125,19 @@ async def test_a_database_from_before_there_were_stamps(database_url: str) -> No
         await store.create_subject("default", "a", contract=CONTRACT)
         await mirror.catch_up(store, "default")
         assert (mirror.loads, mirror.head.version) == (1, 8)
+
+
+async def test_who_reads_while_stamps_come_misses_no_collection(database_url: str) -> None:
+    """A snapshot taken before: a search there must not answer that its collection is gone."""
+    await migrate(database_url, known_migrations()[:3])
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO facegraph.collections (id, contract_id, dimension, contract)"
+            " VALUES ('default', 'c', 4, '{}')"
+        )
+        connection.commit()
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.execute("SELECT FROM facegraph.database_state")
+        await migrate(database_url)
+        found = connection.execute("SELECT id, version FROM facegraph.collections").fetchall()
+        assert found == [("default", 0)]

@@ -245,6 +245,30 @@ def test_a_snapshot_never_changes_under_a_search() -> None:
     assert (old.version, gallery.snapshot.version) == (1, 101)
 
 
+def test_an_earlier_version_can_be_told_until_a_merge() -> None:
+    rows = unit(np.random.default_rng(6).normal(size=(9, DIMENSION)))
+    gallery = gallery_of((name, f"f{name}", row) for name, row in zip("ab", rows, strict=False))
+    kept = [gallery.snapshot]
+    for version, added, removed in ((2, "c", "a"), (3, "d", "c"), (4, "a", "b")):
+        changes = [
+            Change(version, "subject_removed", removed),
+            Change(version, "subject_upserted", added, subject=SubjectRecord(added, None, {})),
+            Change(version, "sample_added", added, f"f{version}", embedding=rows[version]),
+            Change(version, "subject_upserted", "d", subject=SubjectRecord("d", f"D{version}", {})),
+        ]
+        kept.append(gallery.apply(head(version), changes))
+    newest = gallery.snapshot
+    for then in kept:
+        told = newest.at(then.version)
+        assert told is not None
+        assert (told.version, told.live) == (then.version, then.live)
+        assert search(told, rows, limit=9) == search(then, rows, limit=9)
+    assert newest.at(0) is None
+    assert newest.at(5) is None
+    merged = gallery.rebased(Base.build(gallery.merged_records()))
+    assert merged.snapshot.at(3) is None
+
+
 def match(subject: str, value: float) -> Match:
     return Match(subject, f"{subject}-1", value, None, {})
 

@@ -18,6 +18,15 @@ from tests.unit.test_gallery import unit
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
+def test_products_are_those_the_bounds_are_of() -> None:
+    """Sums in bfloat16, or factors in TF32, lose more than they allow for."""
+    products = torch.backends.cuda.matmul
+    products.allow_bf16_reduced_precision_reduction = products.allow_tf32 = True
+    placing.DeviceCodes.of(np.eye(4, dtype=np.float32), "bf16", "cpu")
+    assert products.allow_bf16_reduced_precision_reduction is False
+    assert products.allow_tf32 is False
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("storage", ["bf16", "float32"])
 def test_answers_are_those_of_the_processor(

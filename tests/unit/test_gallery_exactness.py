@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from facegraph.decisions import similarities
-from facegraph.gallery import Gallery, search
+from facegraph.gallery import Gallery, codes, search
 from facegraph.types import Change, FloatArray, GalleryRecords, Head, SubjectRecord
 
 pytestmark = pytest.mark.unit
@@ -183,6 +184,14 @@ def written_in_many_scripts() -> tuple[Enrolled, FloatArray]:
     return Enrolled(ids, ids[::-1], rows), row[np.newaxis]
 
 
+def one_far_too_long() -> tuple[Enrolled, FloatArray]:
+    """Its square is infinite to float32: bounds that cannot be told leave nobody out."""
+    rng = np.random.default_rng(14)
+    rows = unit(rng.normal(size=(900, 16)))
+    rows[3] *= np.float32(1e20)
+    return people_of(rows, 2), np.vstack([rows[5:9], np.zeros((1, 16), "f4")])
+
+
 CASES = (
     clustered,
     twins,
@@ -194,6 +203,7 @@ CASES = (
     tiny_components,
     opposite,
     written_in_many_scripts,
+    one_far_too_long,
 )
 
 
@@ -263,6 +273,26 @@ def batch_of_probes() -> tuple[FloatArray, list[list[Answer]]]:
     probes = unit(people.rows[rng.integers(0, len(people.rows), 200)] + noise)
     probes[100] = probes[0]  # the same again, in another block
     return probes, [people.brute_force(probe, 5) for probe in probes]
+
+
+@pytest.mark.parametrize("case", [clustered, one_component], ids=lambda case: case.__name__)
+def test_int8_on_a_processor_whose_products_of_it_saturate(
+    case: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file, or the setting, may say int8 where the processor cannot."""
+
+    def saturating(rows: Any, probes: Any, *, out: Any = None) -> Any:
+        product = (rows.double() @ probes.double()).clip(-(2**15), 2**15 - 1).int()
+        return product if out is None else out.copy_(product)
+
+    people, probes, ranked = expected_of(case)
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    codes._int8_is_exact.cache_clear()
+    try:
+        assert codes.best_storage(1_000_000) == "float32"
+        assert answers(gallery_of(people, "int8"), probes, 5) == [one[:5] for one in ranked]
+    finally:
+        codes._int8_is_exact.cache_clear()
 
 
 @pytest.mark.parametrize("storage", STORAGES)

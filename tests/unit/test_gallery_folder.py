@@ -17,6 +17,7 @@ import pytest
 from facegraph.gallery import Base, Gallery, search
 from facegraph.gallery import folder as module
 from facegraph.gallery.folder import Folder
+from facegraph.gallery.layout import Draft
 from facegraph.types import WHOLE, Change, GalleryRecords, Head, Shard, SubjectRecord
 
 pytestmark = pytest.mark.unit
@@ -314,6 +315,39 @@ def test_a_file_is_kept_by_any_process_that_vouches(
     assert path.exists()
 
 
+def test_who_vouches_learns_that_a_file_is_gone(folder: Folder) -> None:
+    path = put(folder)
+    assert folder.vouch("a", HEAD)
+    path.unlink()
+    assert not folder.vouch("a", HEAD)
+
+
+def test_files_of_another_number_of_shards_go_when_nobody_vouches_for_them(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeTime(monkeypatch)
+    real = os.utime
+    monkeypatch.setattr(os, "utime", lambda place: real(place, (clock.time(),) * 2))
+    layouts = (Shard(0, 2), Shard(1, 2), Shard(0, 3), WHOLE)
+    halves = [Folder(tmp_path / "galleries", shard, "float32") for shard in layouts]
+    for half in halves:
+        half.write("a", gallery(), beyond=-1)
+    heads = {"a": HEAD}  # the collection stands where the files do
+
+    def left() -> list[str]:
+        return sorted(f"{file.shard.index}of{file.shard.count}" for file in folder.files())
+
+    halves[0].sweep(folder.files(), heads)
+    assert left() == ["0of1", "0of2", "0of3", "1of2"], "they may yet be used"
+    clock.ahead_s += module.STALE_AFTER_S
+    halves[2].vouch("a", HEAD)
+    halves[0].sweep(folder.files(), heads)
+    assert left() == ["0of2", "0of3", "1of2"], "its own division stays, and what is vouched for"
+    clock.ahead_s += module.STALE_AFTER_S
+    halves[0].sweep(folder.files(), heads)
+    assert left() == ["0of2", "1of2"]
+
+
 def test_what_a_killed_writer_left_is_cleared(folder: Folder, tmp_path: Path) -> None:
     folder.files()
     left = tmp_path / "galleries" / f"0123{module._TEMPORARY}"
@@ -338,6 +372,23 @@ def test_a_draft_that_fails_leaves_nothing(
     with pytest.raises(OSError, match="fake disk"):
         folder.write("a", drafted, beyond=-1)
     assert [path.name for path in (tmp_path / "galleries").iterdir()] == ["lock"]
+
+
+def test_a_draft_without_room_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: int) -> None:
+        raise OSError("the fake disk is full")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    place = tmp_path / "draft"
+    with pytest.raises(OSError, match="fake disk"):
+        Draft({"ones": (np.int8, (1,))}, place)
+    assert not place.exists()
+    place.write_bytes(b"another's")
+    with pytest.raises(FileExistsError):
+        Draft({"ones": (np.int8, (1,))}, place)
+    assert place.read_bytes() == b"another's"
 
 
 def test_removals_are_told_at_their_weight(

@@ -37,6 +37,22 @@ async def test_a_search_sees_every_write_before_it(records: FakeRecords, matcher
     assert records.loads == ["default"]
 
 
+async def test_eventual_searches_do_not_fail_with_strong_ones(
+    records: FakeRecords, matcher: Matcher
+) -> None:
+    records.enrol(3)
+    assert await who(matcher, records, 3) == ["p3"]
+    records.down = True
+    strong = [asyncio.ensure_future(who(matcher, records, 3)) for _ in range(3)]
+    eventual = [
+        asyncio.ensure_future(who(matcher, records, 3, consistency="eventual")) for _ in range(3)
+    ]
+    assert await asyncio.gather(*eventual) == [["p3"]] * 3
+    for search in strong:
+        with pytest.raises(StoreUnavailable):
+            await search
+
+
 async def test_eventual_searches_catch_up_by_polling(
     records: FakeRecords, matcher: Matcher
 ) -> None:

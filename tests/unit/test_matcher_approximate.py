@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from facegraph.config import MatcherTuning
 from facegraph.gallery.approximate import Approximate
+from facegraph.graph import Query
 from facegraph.matcher import Matcher
 from facegraph.types import SearchMode
 from tests.unit.fake_records import FakeRecords, who
@@ -106,6 +108,19 @@ async def test_changes_show_at_once_and_a_collection_may_change_its_mind(
     assert asked == [256, 256]
     await follow(matcher)
     assert described(matcher)["approximate"] is None
+
+
+async def test_what_must_not_miss_anybody_is_searched_exactly(
+    crowd: FakeRecords, matcher: Matcher, asked: list[int]
+) -> None:
+    crowd.change(search_mode="approximate")
+    await follow(matcher)
+    asked.clear()
+    probe = crowd.vectors[8:9]
+    queries = [Query(1, exact=True), Query(1), Query(1, exact=True)]
+    answers = await asyncio.gather(*(matcher.match("default", "c1", probe, q) for q in queries))
+    assert [answer.matches[0][0].subject_id for answer in answers] == ["p8", "p8", "p8"]
+    assert asked == [256]
 
 
 async def test_a_merge_keeps_it_approximate(

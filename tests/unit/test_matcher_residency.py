@@ -11,9 +11,12 @@ import pytest
 
 from facegraph.config import MatcherTuning
 from facegraph.errors import GalleryBehind, GalleryTooLarge, StoreUnavailable
+from facegraph.gallery import Gallery
 from facegraph.graph import Query
 from facegraph.matcher import Matcher
+from facegraph.matching import shelves
 from facegraph.matching.answering import answer
+from facegraph.types import WHOLE, GalleryRecords, Shard, SubjectRecord
 from tests.unit.fake_records import EYE, FakeRecords, who
 
 pytestmark = pytest.mark.unit
@@ -64,7 +67,26 @@ async def for_two(matcher: Matcher, records: FakeRecords) -> int:
     """Bytes with which a second collection may be loaded beside ``a``, and no third."""
     await who(matcher, records, 0, "a")
     held: int = matcher.describe()["galleries"]["a"]["bytes"]
-    return held + matcher._shelves._need(records.heads_by_id["b"])
+    return held + matcher._shelves._need("not known", records.heads_by_id["b"])
+
+
+NOTE = "x" * 2**20
+
+
+@pytest.fixture
+def wordy(records: FakeRecords, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has ``b`` say far more of its one subject than its 100 samples let expect."""
+    plain = records.load
+
+    async def load(collection_id: str, shard: Shard = WHOLE) -> GalleryRecords:
+        loaded = await plain(collection_id, shard)
+        if collection_id != "b":
+            return loaded
+        subjects = [SubjectRecord("p1", "p1", {"note": NOTE})]
+        return GalleryRecords.of(loaded.head, subjects, [("f1", "p1", EYE[1])])
+
+    monkeypatch.setattr(records, "load", load)
+    records.change("b", sample_count=100)
 
 
 async def test_the_default_and_the_pinned_are_loaded_at_the_start(
@@ -263,9 +285,96 @@ async def test_what_outgrows_the_bound_leaves(records: FakeRecords, start: Start
         await who(matcher, records, 0, "a")
 
 
+@pytest.mark.parametrize(
+    ("changes", "samples", "again", "why"),
+    [
+        ({}, 100, False, "nothing has changed"),
+        ({}, 91, False, "hardly fewer samples"),
+        ({}, 200, False, "more samples"),
+        ({"max_gallery_bytes": len(NOTE) + 1}, 100, False, "hardly more room"),
+        ({"max_gallery_bytes": 2 * len(NOTE)}, 100, True, "the bound was raised"),
+        ({"pinned": ["b"]}, 100, True, "it was pinned"),
+        ({}, 50, True, "clearly fewer samples"),
+    ],
+)
+@pytest.mark.usefixtures("wordy")
+async def test_what_proves_too_large_is_not_loaded_again_in_vain(
+    records: FakeRecords,
+    start: Start,
+    changes: dict[str, object],
+    samples: int,
+    again: bool,
+    why: str,
+) -> None:
+    bound = {"max_gallery_bytes": len(NOTE)}
+    matcher = await start(tuned(**bound))
+    await who(matcher, records, 0, "a")
+    with pytest.raises(GalleryTooLarge):
+        await who(matcher, records, 1, "b")
+    assert present(matcher) == ["a", "default"], "nobody left for it"
+    assert records.loads == ["default", "a", "b"]
+    matcher.reconfigure(tuned(**{**bound, **changes}))
+    records.change("b", sample_count=samples)
+    if changes and again:
+        assert await who(matcher, records, 1, "b") == ["p1"], why
+    else:
+        with pytest.raises(GalleryTooLarge):
+            await who(matcher, records, 1, "b")
+    assert (records.loads == ["default", "a", "b", "b"]) == again, why
+
+
+@pytest.mark.usefixtures("wordy")
+async def test_another_collection_of_the_same_id_is_measured_anew(
+    records: FakeRecords, start: Start
+) -> None:
+    matcher = await start(tuned(max_gallery_bytes=len(NOTE)))
+    for incarnation in ("i1", "i2"):
+        records.make("b", 1, incarnation=incarnation)
+        with pytest.raises(GalleryTooLarge):
+            await who(matcher, records, 1, "b")
+    assert records.loads == ["default", "b", "b"]
+
+
+@pytest.mark.usefixtures("wordy")
+async def test_what_proves_larger_than_expected_makes_others_leave(
+    records: FakeRecords, start: Start
+) -> None:
+    matcher = await start(tuned())
+    await who(matcher, records, 1, "b")
+    bound = matcher.describe()["galleries"]["b"]["bytes"] + 1
+    matcher = await start(tuned(max_gallery_bytes=bound))
+    await who(matcher, records, 0, "a")
+    assert await who(matcher, records, 1, "b") == ["p1"]
+    assert present(matcher) == ["b", "default"]
+    assert matcher.describe()["evictions"] == 1
+
+
+async def test_what_grows_too_large_where_it_lies_leaves_and_is_refused(
+    records: FakeRecords, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matcher = await start(tuned(max_gallery_bytes=2**30))
+    await who(matcher, records, 0, "a")
+    monkeypatch.setattr(Gallery, "nbytes", 2**31)
+    await poll(matcher)
+    assert present(matcher) == ["default"]
+    with pytest.raises(GalleryTooLarge):
+        await who(matcher, records, 0, "a")
+    assert records.loads == ["default", "a"]
+
+
+async def test_only_so_many_sizes_are_remembered(
+    records: FakeRecords, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelves, "_SIZES_KNOWN", 2)
+    matcher = await start(tuned())
+    for person, name in enumerate("abc"):
+        await who(matcher, records, person, name)
+    assert list(matcher._shelves._sizes) == [("b", "i1"), ("c", "i1")]
+
+
 async def test_loads_side_by_side_wait_for_room(records: FakeRecords, start: Start) -> None:
     matcher = await start(tuned())
-    need = matcher._shelves._need(records.heads_by_id["a"])
+    need = matcher._shelves._need("a", records.heads_by_id["a"])
     matcher.reconfigure(tuned(max_gallery_bytes=need + need // 2))
     records.gate.clear()
     searches = [

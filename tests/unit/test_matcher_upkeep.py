@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from facegraph.gallery import Base, Gallery, folder
 from facegraph.graph import Query
 from facegraph.matcher import Matcher
 from facegraph.matching import upkeep
-from facegraph.types import FloatArray, Shard
+from facegraph.types import FloatArray, Head, Shard
 from tests.unit.fake_records import EYE, FakeRecords, who
 
 pytestmark = pytest.mark.unit
@@ -70,10 +71,11 @@ async def poll(matcher: Matcher) -> None:
 
 
 async def follow(*matchers: Matcher) -> None:
-    """A poll of each, then a round of its upkeep."""
+    """A poll of each, then a round of its upkeep, which also vouches."""
     for matcher in matchers:
         await poll(matcher)
         await matcher._upkeep.round()
+        await matcher._upkeep.vouch()
 
 
 def default_of(matcher: Matcher) -> dict[str, Any]:
@@ -264,7 +266,12 @@ async def test_a_file_with_additions_only_is_vouched_for(
     start: Start, records: FakeRecords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vouched: list[int] = []
-    monkeypatch.setattr(folder.Folder, "vouch", lambda _, __, head: vouched.append(head.version))
+
+    def vouch(_: folder.Folder, __: str, head: Head) -> bool:
+        vouched.append(head.version)
+        return True
+
+    monkeypatch.setattr(folder.Folder, "vouch", vouch)
     matcher = await start()
     await follow(matcher)
     records.enrol(5)
@@ -275,6 +282,98 @@ async def test_a_file_with_additions_only_is_vouched_for(
     matcher._upkeep._cares["default"].vouched_at = float("-inf")
     await follow(matcher)
     assert vouched == [3]
+
+
+async def test_a_merge_that_takes_long_keeps_nobody_from_vouching(
+    start: Start, records: FakeRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matcher = await start()
+    await follow(matcher)
+    begun, vouched, free = asyncio.Event(), asyncio.Event(), threading.Event()
+    loop, write = asyncio.get_running_loop(), upkeep.Upkeep._write
+
+    def slow(*args: Any) -> Any:
+        loop.call_soon_threadsafe(begun.set)
+        free.wait()
+        return write(*args)
+
+    def vouch(_: folder.Folder, name: str, __: Head) -> bool:
+        assert name == "default"
+        loop.call_soon_threadsafe(vouched.set)
+        return True
+
+    monkeypatch.setattr(upkeep.Upkeep, "_write", slow)
+    monkeypatch.setattr(folder.Folder, "vouch", vouch)
+    upkeep.Upkeep.start(matcher._upkeep)
+    records.make("a", 5)
+    try:
+        async with asyncio.timeout(5):
+            await who(matcher, records, 5, "a")
+            await begun.wait()
+            matcher._upkeep._cares["default"].vouched_at = float("-inf")
+            matcher._upkeep.wake()
+            await vouched.wait()
+        assert matcher.describe()["merges"] == 1, "the second is under way"
+    finally:
+        free.set()
+
+
+async def test_nobody_vouches_for_what_may_hold_what_was_removed(
+    start: Start, records: FakeRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vouched: list[str] = []
+
+    def vouch(_: folder.Folder, name: str, __: Head) -> bool:
+        vouched.append(name)
+        return True
+
+    monkeypatch.setattr(folder.Folder, "vouch", vouch)
+    matcher = await start()
+    await poll(matcher)
+    await matcher._upkeep.round()
+    records.remove(1)
+    await poll(matcher)
+    await matcher._upkeep.vouch()
+    assert vouched == []
+
+
+async def test_a_file_that_is_gone_is_written_anew(
+    start: Start, records: FakeRecords, tmp_path: Path
+) -> None:
+    matcher = await start()
+    await poll(matcher)
+    await matcher._upkeep.round()
+    (file,) = (tmp_path / "galleries").glob("*.gallery")
+    file.unlink()
+    await matcher._upkeep.vouch()
+    assert not default_of(matcher)["in_file"]
+    assert await who(matcher, records, 1) == ["p1"], "it is searched all the same"
+    await follow(matcher)
+    assert (matcher.describe()["merges"], versions(tmp_path)) == (2, [3])
+    assert default_of(matcher)["in_file"]
+
+
+async def test_a_file_that_another_has_replaced_is_taken_up_not_written(
+    start: Start, records: FakeRecords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await start(), await start()
+    await poll(first)
+    await first._upkeep.round()
+    await second._upkeep.round()
+    records.enrol(5)
+    await poll(first)
+    await poll(second)
+    due = Gallery.merge_due
+    monkeypatch.setattr(Gallery, "merge_due", property(lambda gallery: gallery.nbytes > 0))
+    await first._upkeep.round()
+    monkeypatch.setattr(Gallery, "merge_due", due)
+    assert versions(tmp_path) == [4]
+    await second._upkeep.vouch()
+    assert not default_of(second)["in_file"]
+    await second._upkeep.round()
+    described = second.describe()
+    assert (described["merges"], described["files_taken_up"]) == (0, 2)
+    assert default_of(second)["in_file"]
 
 
 async def test_a_merge_that_fails_is_tried_again(
@@ -304,6 +403,77 @@ async def test_a_merge_that_fails_is_tried_again(
     assert (matcher.describe()["merges"], matcher.describe()["merges_failed"]) == (1, 2)
     assert await who(matcher, records, 6) == ["p6"]
     assert ["could not be merged" in record.getMessage() for record in caplog.records] == [True] * 2
+
+
+async def test_nothing_is_merged_between_two_pages_of_the_log(
+    start: Start, records: FakeRecords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of such a state would be believed by who restores a backup of that version."""
+    matcher = await start()
+    monkeypatch.setattr(Gallery, "merge_due", property(lambda gallery: gallery.nbytes > 0))
+    write = upkeep.Upkeep._write
+    for person in (4, 5):
+        records.enrol(person)
+    records.page = 1
+    page = await records.changes(
+        "default", since=3, incarnation="i1", stamp=records.stamps["default"][3]
+    )
+    assert page is not None
+    assert page[0].more
+
+    def late(keeper: upkeep.Upkeep, name: str, gallery: Gallery, *rest: Any) -> Any:
+        gallery.apply(*page)
+        return write(keeper, name, gallery, *rest)
+
+    monkeypatch.setattr(upkeep.Upkeep, "_write", late)
+    await matcher._upkeep.round()
+    described = matcher.describe()
+    assert (described["merges"], described["merges_failed"], versions(tmp_path)) == (0, 0, [])
+    monkeypatch.setattr(upkeep.Upkeep, "_write", write)
+    await follow(matcher)
+    assert versions(tmp_path) == [5]
+    assert await who(matcher, records, 5) == ["p5"]
+
+
+async def test_a_merge_that_fails_late_keeps_no_changes(
+    start: Start, records: FakeRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be kept for a base that never comes."""
+    matcher = await start(folder=None)
+    monkeypatch.setattr(Gallery, "merge_due", property(lambda gallery: gallery.nbytes > 0))
+    monkeypatch.setattr(upkeep.Upkeep, "_to_approximate", lambda *_: True)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise MemoryError("no fake memory")
+
+    monkeypatch.setattr(upkeep, "approximated", fail)
+    await matcher._upkeep.round()
+    assert matcher.describe()["merges_failed"] == 1
+    gallery = matcher._shelves.resident()["default"].gallery
+    assert gallery is not None
+    with pytest.raises(ValueError, match="not of the gallery's last merge"):
+        gallery.rebased(gallery.snapshot.base)
+    assert await who(matcher, records, 1) == ["p1"]
+
+
+async def test_a_newer_file_that_cannot_be_read_keeps_nobody_from_merging(
+    start: Start, records: FakeRecords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await start(), await start()
+    await follow(first)
+    monkeypatch.setattr(upkeep, "_BLOCKED_FOR_S", 0.0)
+    monkeypatch.setattr(Gallery, "merge_due", property(lambda gallery: gallery.nbytes > 0))
+
+    def fail(_: Path) -> Base:
+        raise OSError("a fake disk's error")
+
+    monkeypatch.setattr(Base, "open", fail)
+    for _ in range(2):
+        await follow(second)
+    described = second.describe()
+    assert (described["merges"], described["files_taken_up"]) == (1, 0)
+    assert versions(tmp_path) == [3]
+    assert await who(second, records, 1) == ["p1"]
 
 
 async def test_failures_are_waited_out_longer_and_longer(

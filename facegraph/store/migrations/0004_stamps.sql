@@ -1,12 +1,18 @@
 -- A mark for every version, so that two histories that both reached it can be told apart, and how a
 -- collection is searched.
 
+-- Step by step: a default that is drawn for each row would rewrite the table, which then looks empty
+-- to whoever began to read before, as if there were no collections.
 ALTER TABLE facegraph.collections
-    -- Random for collections that are there already too: their past cannot be proved, so every
-    -- index of them is made anew once.
-    ADD COLUMN stamp uuid NOT NULL DEFAULT gen_random_uuid(),
+    ADD COLUMN stamp uuid,
     ADD COLUMN search_mode text NOT NULL DEFAULT 'auto'
         CHECK (search_mode IN ('auto', 'exact', 'approximate'));
+-- Random for collections that are there already too: their past cannot be proved, so every index of
+-- them is made anew once.
+UPDATE facegraph.collections SET stamp = gen_random_uuid();
+ALTER TABLE facegraph.collections
+    ALTER COLUMN stamp SET DEFAULT gen_random_uuid(),
+    ALTER COLUMN stamp SET NOT NULL;
 
 -- The stamps of the versions that a collection has left, back to its log_floor.
 CREATE TABLE facegraph.past_versions (

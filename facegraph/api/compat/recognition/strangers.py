@@ -28,7 +28,9 @@ class LookedUp:
 
 async def look_up(state: State, embeddings: FloatArray, bar: float) -> LookedUp:
     """embeddings: (n, d) float32, L2-normalised, n ≥ 1; a match must exceed ``bar``."""
-    found = await state.service.identify(COLLECTION, embeddings, limit=1, include_below=True)
+    found = await state.service.identify(
+        COLLECTION, embeddings, limit=1, include_below=True, exact=True
+    )
     nearest = [probe.matches[0] if probe.matches else None for probe in found.probes]
     best = [match if match is not None and match.similarity > bar else None for match in nearest]
     return LookedUp(best, found.version, nobody=not any(nearest))
