@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,13 +25,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def reported(prefix: str) -> Callable[[F], F]:
-    """Decorates a constructor or a builder, plain or async, so that its failure is printed."""
+    """Decorates a constructor or a builder, plain or async, so that its failure is printed.
+
+    What our loggers warn of is printed from then on, too.
+    """
 
     def decorate(function: F) -> F:
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                _log_to_operator()
                 with _reporting(prefix):
                     return await function(*args, **kwargs)
 
@@ -38,6 +43,7 @@ def reported(prefix: str) -> Callable[[F], F]:
 
             @functools.wraps(function)
             def wrapper(*args: Any, **kwargs: Any) -> Any:
+                _log_to_operator()
                 with _reporting(prefix):
                     return function(*args, **kwargs)
 
@@ -64,6 +70,16 @@ def tell_operator(line: str) -> None:
     ``print`` to a log file.
     """
     os.write(2, f"{line}\n".encode())
+
+
+@functools.cache
+def _log_to_operator() -> None:
+    """Serve gives loggers other than its own no handler, and drops what they say below ERROR."""
+    handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("facegraph", "deployments"):
+        logging.getLogger(name).addHandler(handler)
 
 
 def replica_id() -> str:

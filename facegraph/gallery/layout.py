@@ -55,6 +55,8 @@ class Draft:
         self._size, self._path = size, path
         self._file = None if path is None else path.open("xb+")
         try:
+            if self._file is not None:
+                os.fchmod(self._file.fileno(), 0o600)
             self._buffer = _memory(size) if self._file is None else _file(self._file.fileno(), size)
         except BaseException:
             self.abandon()

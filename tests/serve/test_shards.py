@@ -112,6 +112,8 @@ def test_everybody_is_found_whichever_shard(sharded: Copy, http: httpx.Client) -
         {"index": index, "count": 3} for index in range(3)
     ]
     assert [len(sharded.replicas(name)) for name in MATCHERS[1:]] == [1, 1]
+    indexes = http.get("/v1/collections/default").json()["indexes"]
+    assert [(index["shard"], index["samples"]) for index in indexes] == list(enumerate(shares))
 
 
 def test_a_shard_that_hangs_is_told_and_comes_back(sharded: Copy, http: httpx.Client) -> None:
@@ -132,6 +134,8 @@ def test_a_shard_that_hangs_is_told_and_comes_back(sharded: Copy, http: httpx.Cl
     (missing,) = strict.json()["errors"]
     assert (missing["shard"], missing["code"]) == (1, "timeout")
     assert strict.headers["retry-after"] == "1"
+    (log,) = (sharded.data_dir / "logs").glob(f"serve-{sharded.port}.log")
+    wait_until(lambda: "partial answers, for want of shard 1" in log.read_text(), "a line of it")
     sharded.wait_ready()
     wait_until(lambda: ask(http, 0).status_code == 200, "a whole answer")
     assert_whole(http, *range(PEOPLE))
