@@ -66,6 +66,9 @@ Embeddings = Annotated[
     BeforeValidator(_json_text),
     Field(min_length=1, max_length=1000),
 ]
+ContractId = Annotated[
+    Text, Field(description="What made the embeddings: `contract.id` as `/v1/embeddings` says it.")
+]
 Threshold = Annotated[float, Field(ge=-1, le=1, description="Raw cosine; matches at or above it.")]
 MaxFaces = Annotated[
     int, Field(ge=1, le=1000, description="Answer only the largest; default: the service's limit.")

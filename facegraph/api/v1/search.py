@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from facegraph.api.endpoint import Call, Params, endpoint
-from facegraph.api.fields import Embedding, MaxFaces, Text, Threshold
+from facegraph.api.fields import ContractId, Embedding, MaxFaces, Threshold
 from facegraph.api.schemas import (
     SearchAnswer,
     SearchedFace,
@@ -38,7 +38,7 @@ class SearchParams(Params):
     include_below: bool = False
     attributes: bool = False
     embedding: Embedding | None = None
-    contract: Text | None = None
+    contract: ContractId | None = None
 
 
 @endpoint(

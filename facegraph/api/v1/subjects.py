@@ -11,6 +11,7 @@ from pydantic import Field
 from facegraph.api.endpoint import Call, NoParams, Params, Reply, endpoint
 from facegraph.api.fields import (
     NO_METADATA,
+    ContractId,
     Cursor,
     Embeddings,
     Id,
@@ -82,7 +83,7 @@ class SubjectPaging(Params):
 
 class NewSamples(Params):
     embeddings: Embeddings | None = None
-    contract: Text | None = None
+    contract: ContractId | None = None
     face: FacePolicy = "only"
     min_quality: MinQuality | None = None
 
