@@ -13,17 +13,9 @@ import numpy.typing as npt
 
 from facegraph.columns import TextIndex, Texts
 from facegraph.gallery import layout
-from facegraph.gallery.codes import (
-    BLOCK,
-    Coded,
-    Codes,
-    Storage,
-    best_storage,
-    blocks,
-    code_type,
-    encode,
-)
+from facegraph.gallery.codes import Codes, Storage, best_storage, blocks, code_type, encode
 from facegraph.gallery.device import DeviceCodes
+from facegraph.gallery.scoring import BLOCK, Coded
 from facegraph.types import WHOLE, FloatArray, Head, Shard, SubjectRecord
 
 

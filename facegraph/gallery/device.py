@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from facegraph.gallery.codes import Pairs, bf16_rounding, margins
+from facegraph.gallery.scoring import Pairs, bf16_rounding, margins
 from facegraph.types import FloatArray
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class DeviceCodes:
 
 
 class _DeviceScores:
-    """Implements :class:`facegraph.gallery.codes.Scores`."""
+    """Implements :class:`facegraph.gallery.scoring.Scores`."""
 
     rows_per_step = STEP
 

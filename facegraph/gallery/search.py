@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from facegraph.gallery.approximate import widening
 from facegraph.gallery.best import Best
-from facegraph.gallery.codes import Coded, Pairs, Scores, float_codes
+from facegraph.gallery.codes import float_codes
+from facegraph.gallery.scoring import Coded, Pairs, Scores
 from facegraph.gallery.snapshot import Rows, Snapshot
 from facegraph.types import FloatArray, Match
 

@@ -19,7 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from facegraph.decisions import similarities
-from facegraph.gallery import Gallery, codes, search
+from facegraph.gallery import Gallery, arithmetic, codes, search
 from facegraph.types import Change, FloatArray, GalleryRecords, Head, SubjectRecord
 
 pytestmark = pytest.mark.unit
@@ -287,12 +287,12 @@ def test_int8_on_a_processor_whose_products_of_it_saturate(
 
     people, probes, ranked = expected_of(case)
     monkeypatch.setattr(torch, "_int_mm", saturating)
-    codes._int8_is_exact.cache_clear()
+    arithmetic.int8_is_exact.cache_clear()
     try:
         assert codes.best_storage(1_000_000) == "float32"
         assert answers(gallery_of(people, "int8"), probes, 5) == [one[:5] for one in ranked]
     finally:
-        codes._int8_is_exact.cache_clear()
+        arithmetic.int8_is_exact.cache_clear()
 
 
 @pytest.mark.parametrize("storage", STORAGES)
