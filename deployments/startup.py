@@ -72,10 +72,20 @@ def tell_operator(line: str) -> None:
     os.write(2, f"{line}\n".encode())
 
 
+class _ToOperator(logging.Handler):
+    """Holds no descriptor of its own: Ray ends a process when its stderr is closed everywhere."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tell_operator(self.format(record))
+        except Exception:  # noqa: BLE001 - as every handler: a log line must not end the work
+            self.handleError(record)
+
+
 @functools.cache
 def _log_to_operator() -> None:
     """Serve gives loggers other than its own no handler, and drops what they say below ERROR."""
-    handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))
+    handler = _ToOperator()
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("facegraph", "deployments"):
