@@ -58,7 +58,7 @@ async def _run(cell: Cell, url: str) -> None:
             peers = [peer for peer in PEERS if _served(cell, peer)]
             for peer in peers:
                 await _contest(cell, mine, peer, results)
-            if not peers:
+            if not results:  # no peer took part
                 await _rounds(cell, mine, {}, results)
         finally:
             await matcher.close()
