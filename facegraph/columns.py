@@ -71,10 +71,6 @@ class Texts:
         pieces.append(self.data[self.offsets[at] :])
         return Texts(np.concatenate([[0], np.cumsum(lengths)]), np.concatenate(pieces))
 
-    @property
-    def nbytes(self) -> int:
-        return self.offsets.nbytes + self.data.nbytes
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextIndex:

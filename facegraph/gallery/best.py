@@ -13,6 +13,13 @@ from facegraph.types import FloatArray, Match
 Probes = npt.NDArray[np.intp]
 
 
+def first_of_each(probe: Probes, subjects: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """Which of (n,) sorted pairs are the first of their probe and subject."""
+    first = np.ones(len(probe), np.bool_)
+    first[1:] = (probe[1:] != probe[:-1]) | (subjects[1:] != subjects[:-1])
+    return first
+
+
 class Best:
     """For each probe the best ``limit`` subjects among the rows offered, each with its best row.
 
@@ -68,9 +75,7 @@ class Best:
 
     def _one_per_subject(self) -> npt.NDArray[np.intp]:
         order = np.lexsort((self._rows, -self._similarities, self._subjects, self._probe))
-        probe, subjects = self._probe[order], self._subjects[order]
-        first = np.ones(len(order), np.bool_)
-        first[1:] = (probe[1:] != probe[:-1]) | (subjects[1:] != subjects[:-1])
+        first = first_of_each(self._probe[order], self._subjects[order])
         starts = np.flatnonzero(first)
         group = np.cumsum(first) - 1
         rows, best = self._rows[order], self._similarities[order]

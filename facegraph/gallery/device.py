@@ -50,11 +50,6 @@ class DeviceCodes:
         table = np.array(bounds, np.float32).reshape(-1, 2)
         return cls(placed, table[:, 0], table[:, 1])
 
-    @property
-    def nbytes(self) -> int:
-        """What they take of the device's memory."""
-        return self.rows.nelement() * self.rows.element_size()
-
     def scores(self, probes: FloatArray) -> _DeviceScores:
         """How ``probes`` (b, d) float32 score."""
         return _DeviceScores(self, probes)

@@ -47,7 +47,7 @@ class Gallery:
         self._rows: dict[str, int] = {}
         self._subjects: list[SubjectRecord] = []
         self._slots: dict[str, int] = {}
-        self._gone: dict[int, int] = {}
+        self._gone: set[int] = set()
         self._renamed: dict[int, list[tuple[int, SubjectRecord]]] = {}
         self._approximation: Approximation | None = None
         self._since_merge: list[tuple[Head, list[Change]]] | None = None
@@ -109,7 +109,7 @@ class Gallery:
                 raise WithinPages
             snapshot, self._since_merge = self.snapshot, []
             self._merging = snapshot.version
-            head, gone = self._head, dict(self._gone)
+            head, gone = self._head, set(self._gone)
             count = len(self._subjects)
         return merged(snapshot, head, gone, count)
 
@@ -155,7 +155,7 @@ class Gallery:
         slot = self._slot(change.subject_id)
         if slot is None:
             return
-        self._gone[slot] = change.version
+        self._gone.add(slot)
         self._slots.pop(change.subject_id, None)
         for row in np.flatnonzero(self._base.row_subjects == slot).tolist():
             self._bury(row, change.version)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,7 @@ class MergedEmbeddings:
 
 
 def merged(
-    snapshot: Snapshot, head: Head, gone: Mapping[int, int], added_subjects: int
+    snapshot: Snapshot, head: Head, gone: Collection[int], added_subjects: int
 ) -> MergedRecords:
     """What ``snapshot``, which is at ``head``, holds.
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facegraph.gallery.approximate import widening
-from facegraph.gallery.best import Best
+from facegraph.gallery.best import Best, first_of_each
 from facegraph.gallery.codes import float_codes
 from facegraph.gallery.scoring import Coded, Pairs, Scores
 from facegraph.gallery.snapshot import Rows, Snapshot
@@ -170,9 +170,7 @@ class _Run:
         subjects = self._snapshot.subjects_of(pairs.rows[alive] + first)
         order = np.lexsort((subjects, pairs.probes[alive]))
         alive, subjects = alive[order], subjects[order]
-        probes = pairs.probes[alive]
-        new = np.ones(len(order), np.bool_)
-        new[1:] = (probes[1:] != probes[:-1]) | (subjects[1:] != subjects[:-1])
+        new = first_of_each(pairs.probes[alive], subjects)
         best = np.maximum.reduceat(lower[alive], np.flatnonzero(new))
         kept: npt.NDArray[np.intp] = alive[upper[alive] >= best[np.cumsum(new) - 1]]
         return kept

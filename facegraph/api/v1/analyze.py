@@ -16,6 +16,7 @@ from facegraph.api.schemas import (
     SegmentationAnswer,
     detect_answer,
 )
+from facegraph.api.v1.faces import SEARCH_ERRORS
 from facegraph.api.v1.search import search_answer
 from facegraph.api.v1.vision import (
     VISION_ERRORS,
@@ -24,12 +25,7 @@ from facegraph.api.v1.vision import (
     segmentation_of,
 )
 from facegraph.errors import (
-    CollectionNotFound,
-    ContractMismatch,
     FacegraphError,
-    GalleryBehind,
-    GalleryTooLarge,
-    ShardUnavailable,
     StoreUnavailable,
 )
 from facegraph.types import Consistency, Detection, Segmentation
@@ -77,11 +73,7 @@ class AnalyzeParams(CaptionParams, SegmentationParams):
     images="one",
     errors=(
         *VISION_ERRORS,
-        CollectionNotFound,
-        ContractMismatch,
-        GalleryBehind,
-        GalleryTooLarge,
-        ShardUnavailable,
+        *SEARCH_ERRORS,
         StoreUnavailable,
     ),
 )

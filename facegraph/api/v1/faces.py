@@ -14,9 +14,25 @@ from facegraph.api.schemas import (
     face_list,
     image_size,
 )
-from facegraph.errors import FaceNotFound, ImageTooLarge, InvalidImage
+from facegraph.errors import (
+    CollectionNotFound,
+    ContractMismatch,
+    FaceNotFound,
+    GalleryBehind,
+    GalleryTooLarge,
+    ImageTooLarge,
+    InvalidImage,
+    ShardUnavailable,
+)
 
 IMAGE_ERRORS = (InvalidImage, ImageTooLarge)
+SEARCH_ERRORS = (
+    CollectionNotFound,
+    ContractMismatch,
+    GalleryBehind,
+    GalleryTooLarge,
+    ShardUnavailable,
+)
 
 
 class DetectParams(Params):

@@ -8,14 +8,10 @@ from pydantic import Field, model_validator
 
 from facegraph.api.endpoint import Call, Params, Picture, endpoint
 from facegraph.api.fields import Id, Listed, Threshold
+from facegraph.api.v1.faces import SEARCH_ERRORS
 from facegraph.api.v1.vision import VISION_ERRORS, ScoreThreshold
 from facegraph.concealment import Rule, conceal
 from facegraph.errors import (
-    CollectionNotFound,
-    ContractMismatch,
-    GalleryBehind,
-    GalleryTooLarge,
-    ShardUnavailable,
     StoreUnavailable,
     SubjectNotFound,
     Unprocessable,
@@ -90,12 +86,8 @@ class RedactParams(Params):
     errors=(
         *VISION_ERRORS,
         Unprocessable,
-        CollectionNotFound,
         SubjectNotFound,
-        ContractMismatch,
-        GalleryBehind,
-        GalleryTooLarge,
-        ShardUnavailable,
+        *SEARCH_ERRORS,
         StoreUnavailable,
     ),
 )

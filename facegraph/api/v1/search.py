@@ -16,14 +16,9 @@ from facegraph.api.schemas import (
     match_answer,
 )
 from facegraph.api.state import State
-from facegraph.api.v1.faces import IMAGE_ERRORS
+from facegraph.api.v1.faces import IMAGE_ERRORS, SEARCH_ERRORS
 from facegraph.errors import (
-    CollectionNotFound,
-    ContractMismatch,
-    GalleryBehind,
-    GalleryTooLarge,
     InvalidRequest,
-    ShardUnavailable,
 )
 from facegraph.service import Identification, Identified
 from facegraph.types import Consistency, Detection, FloatArray
@@ -49,11 +44,7 @@ class SearchParams(Params):
     images="optional",
     errors=(
         *IMAGE_ERRORS,
-        CollectionNotFound,
-        ContractMismatch,
-        GalleryBehind,
-        GalleryTooLarge,
-        ShardUnavailable,
+        *SEARCH_ERRORS,
     ),
 )
 async def search(call: Call[SearchParams]) -> SearchAnswer:
