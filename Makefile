@@ -1,6 +1,6 @@
 # make serve   the service on http://127.0.0.1:8000; PORT=8001 for another; Ctrl-C ends it
 # make test    lint, types and the whole suite
-# The rest: make install lint types unit bench clean
+# The rest: make install lint types unit bench proto clean
 
 # PYTHON is only used to make .venv. GPU=1 installs the CUDA build of ONNX Runtime, GPU=0 the CPU
 # build; unset: whether nvidia-smi answers.
@@ -17,7 +17,7 @@ OTHER := $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*))
 OLD_JSONPICKLE := $(VENV)/jsonpickle-2.0.0
 INPUTS := pyproject.toml constraints.txt $(wildcard packaging/*/pyproject.toml)
 
-.PHONY: serve test install check-environment lint types unit pytest bench clean
+.PHONY: serve test install check-environment lint types unit pytest bench proto clean
 
 # The segmenter it fetches the first time has weights under the GPL; FACEGRAPH_SEGMENTER=none make
 # serve does without masks.
@@ -48,6 +48,11 @@ types: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# What facegraph/api/grpc/facegraph.proto says, as Python.
+proto: $(STAMP)
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
+	  facegraph/api/grpc/facegraph.proto
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

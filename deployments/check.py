@@ -1,5 +1,8 @@
 """``facegraph check``: what Serve would swallow silently, with the line it stands on.
 
+It reads a configuration of Serve, a RayService of KubeRay, which has one in it, and Ray's
+``cluster.yaml`` (:mod:`deployments.launcher`).
+
 Serve's own schema ignores unknown keys and does not look into ``args``, ``user_config`` and
 ``autoscaling_config``; every level is compared here with the model that will read it.
 """
@@ -16,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
-from deployments import rules
+from deployments import launcher, rules
 from deployments.arguments import AppArgs, matcher_name
 from deployments.located import Document, Finding, Steps, load
 from facegraph.config import (
@@ -68,6 +71,9 @@ def findings(document: Document) -> Iterator[Finding]:
         if not document.findings:
             yield Finding(1, "expected a mapping with `applications`")
         return
+    if launcher.is_launcher(document):
+        yield from launcher.findings(document)
+        return
     models = dict(_models(document))
     told = [*rules.http(document)]
     for steps, model in models.items():
@@ -104,6 +110,7 @@ def _rules(document: Document, steps: Steps) -> Iterator[Finding]:
             yield from rules.shards(document, steps[:2])
         case ("applications", _, "deployments", _, "autoscaling_config"):
             yield from rules.scaling(document, steps[:4])
+            yield from rules.policy(document, steps[:4])
         case ("applications", _, "deployments", _, "user_config"):
             yield from rules.limits(document, steps[:4])
 
@@ -149,6 +156,8 @@ def _validated(
         return
     try:
         model.model_validate(value)
+    except (ImportError, AttributeError):
+        return  # an autoscaling policy that is not there, which a rule tells
     except ValidationError as error:
         seen: set[int] = set()
         for part in error.errors():

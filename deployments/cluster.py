@@ -13,6 +13,10 @@ from facegraph.errors import ConfigError
 
 FAST_PATH = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED")
 
+MESSAGE_LENGTH = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
+LEAST_MESSAGE_BYTES = 64 * 2**20
+"""So that a picture and the crops of all its faces pass; gRPC's own limit is 4 MiB."""
+
 
 def resolve_device(settings: Settings, gpus: float) -> Device:
     """Where the engines run. ConfigError when CUDA is asked for and Ray counts no GPU."""
@@ -62,8 +66,19 @@ def fast_path_hint() -> str | None:
     """One line about what this Ray lacks for the fast HTTP path, or None."""
     lacking = [name for name in FAST_PATH if os.environ.get(name) != "1"]
     if not lacking:
-        return None
+        return _message_hint()
     return (
         f"facegraph: running without the fast HTTP path ({'=1 and '.join(lacking)}=1 not set "
         "where Ray was started); `facegraph serve` or `make serve` sets it"
+    )
+
+
+def _message_hint() -> str | None:
+    """The fast path sends by value: a picture that does not fit into a message is not seen."""
+    said = os.environ.get(MESSAGE_LENGTH, str(4 * 2**20))
+    if said.isdecimal() and int(said) >= LEAST_MESSAGE_BYTES:
+        return None
+    return (
+        f"facegraph: pictures near {said} bytes and above will fail: set {MESSAGE_LENGTH} to at "
+        f"least {LEAST_MESSAGE_BYTES} where Ray is started; `facegraph serve` or `make serve` does"
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ray import serve
 
 from deployments.arguments import EngineResources
+from deployments.calls import outcomes
 from deployments.engine import Engine
 from deployments.startup import DID_NOT_START, reported
 from facegraph.config import DetectorTuning, Settings
+from facegraph.errors import FacegraphError
 from facegraph.types import Detection
 from facegraph.workers import DetectorWorker
 
@@ -23,6 +27,12 @@ class Detector(Engine[DetectorWorker]):
         self._worker.warm_up()
 
     async def detect(
+        self, requests: Sequence[tuple[bytes, int, bool, float | None, bool]]
+    ) -> list[Detection | FacegraphError]:
+        """image, max_faces, crops, min_score, attributes: :meth:`DetectorWorker.detect`."""
+        return await outcomes(self._detect(*request) for request in requests)
+
+    async def _detect(
         self, image: bytes, max_faces: int, crops: bool, min_score: float | None, attributes: bool
     ) -> Detection:
         return await self._worker.detect(

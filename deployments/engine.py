@@ -18,6 +18,7 @@ class Worker(Protocol):
     def check(self) -> None: ...
     def reconfigure(self, tuning: Any, /) -> None: ...
     def describe(self) -> dict[str, Any]: ...
+    def read_load(self) -> dict[str, float]: ...
     async def close(self) -> None: ...
 
 
@@ -45,6 +46,10 @@ class Engine(Generic[W]):
 
     def check_health(self) -> None:
         self._worker.check()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's controller is told where it scales; see :mod:`deployments.scaling`."""
+        return self._worker.read_load()
 
     async def describe(self) -> dict[str, Any]:
         return {"replica": replica_id(), **self._worker.describe()}

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
-import grpc
 from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from deployments.arguments import matcher_name
-from facegraph.errors import (
-    FacegraphError,
-    ModelUnavailable,
-    Overloaded,
-    TimedOut,
-    Unavailable,
-)
+from deployments.calls import Calls, Handle, Most, Request, call, cause_of, method, timed_out
+from facegraph.errors import FacegraphError, ModelUnavailable, TimedOut, Unavailable
 from facegraph.graph import Query
 from facegraph.sharding import ShardedSearch
 from facegraph.types import (
@@ -38,15 +31,6 @@ from facegraph.types import (
 
 log = logging.getLogger(__name__)
 
-Handle = DeploymentHandle[Any]
-
-ATTEMPTS = 3
-"""Tries of one call, the first included; every call is idempotent. Serve itself looks for another
-replica until one accepts the call, so only a replica that is lost during the call counts. Few,
-because it may be the call that kills it."""
-
-PAUSE_S = 0.1
-
 DESCRIBE_TIMEOUT_S = 4.0
 
 GALLERIES_TIMEOUT_S = 1.0
@@ -59,6 +43,13 @@ COLD_AFTER_S = 2.0
 """A call that takes longer looks whether there is a replica at all."""
 
 
+MOST_PICTURES = Most(16, 512)
+MOST_CROPS = Most(128, 4096)
+MOST_PROBES = Most(256, 4096)
+
+LARGE = 512 * 1024
+"""Bytes from which a picture goes alone: decoding it may take longer than all the others."""
+
 SHARD_TIME = 0.9
 """A shard's share of ``timeout_s``: a request has that much, and its end is to name the shard."""
 
@@ -67,6 +58,7 @@ class Handles(NamedTuple):
     """One handle per deployment below; only the ingress has one to the jobs' workers.
 
     matchers: one per shard, in their order
+    pictures_at_once, searches_at_once: what one replica works on side by side
     """
 
     detector: Handle
@@ -75,6 +67,8 @@ class Handles(NamedTuple):
     segmenter: Handle
     captioner: Handle
     jobs: Handle | None = None
+    pictures_at_once: int = 1
+    searches_at_once: int = 1
 
     def named(self) -> dict[str, Handle]:
         """Every deployment below by its name."""
@@ -93,21 +87,49 @@ class ServeGraph:
     """Sends each call to a deployment and turns every failure into a ``FacegraphError``.
 
     ``timeout_s`` bounds a call with its retries; it may be changed while calls run.
+    ``contract_id``: what embeddings are taken for.
     """
 
-    def __init__(self, handles: Handles, timeout_s: float) -> None:
+    def __init__(self, handles: Handles, timeout_s: float, contract_id: str) -> None:
         self._handles = handles.named()
-        self._detect = _method(handles.detector, "detect")
-        self._embed = _method(handles.embedder, "embed")
-        matchers = [_method(handle, "match") for handle in handles.matchers]
-        self._shards = [Shard(index, len(matchers)) for index in range(len(matchers))]
-        share = SHARD_TIME if len(matchers) > 1 else 1.0
-        self._search = ShardedSearch(
-            [partial(self._call, matcher, share=share) for matcher in matchers]
+        self._contract_id = contract_id
+        self._timeout_s = timeout_s
+        self._detect = Calls(
+            method(handles.detector, "detect"),
+            MOST_PICTURES,
+            _pictures,
+            timeout_s=timeout_s,
+            at_once=handles.pictures_at_once,
         )
-        self._segment = _method(handles.segmenter, "segment")
-        self._caption = _method(handles.captioner, "caption")
-        self.timeout_s = timeout_s
+        self._embed = Calls(
+            method(handles.embedder, "embed"), MOST_CROPS, _crops, timeout_s=timeout_s
+        )
+        self._match = [
+            Calls(
+                method(handle, "match"),
+                MOST_PROBES,
+                _probes,
+                timeout_s=timeout_s,
+                at_once=handles.searches_at_once,
+                key=_gallery,
+            )
+            for handle in handles.matchers
+        ]
+        self._shards = [Shard(index, len(self._match)) for index in range(len(self._match))]
+        share = SHARD_TIME if len(self._match) > 1 else 1.0
+        self._search = ShardedSearch([partial(calls, share=share) for calls in self._match])
+        self._segment = method(handles.segmenter, "segment")
+        self._caption = method(handles.captioner, "caption")
+
+    @property
+    def timeout_s(self) -> float:
+        return self._timeout_s
+
+    @timeout_s.setter
+    def timeout_s(self, seconds: float) -> None:
+        self._timeout_s = seconds
+        for calls in (self._detect, self._embed, *self._match):
+            calls.timeout_s = seconds
 
     async def detect(
         self,
@@ -118,13 +140,11 @@ class ServeGraph:
         min_score: float | None = None,
         attributes: bool = False,
     ) -> Detection:
-        detection: Detection = await self._call(
-            self._detect, image, max_faces, crops, min_score, attributes
-        )
+        detection: Detection = await self._detect(image, max_faces, crops, min_score, attributes)
         return detection
 
     async def embed(self, crops: ByteArray) -> FloatArray:
-        embeddings: FloatArray = await self._call(self._embed, crops)
+        embeddings: FloatArray = await self._embed(crops, self._contract_id)
         return embeddings
 
     async def match(
@@ -174,7 +194,7 @@ class ServeGraph:
         answers = await self._broadcast("segmenter", self.timeout_s, "load", model)
         for answer in answers:
             if isinstance(answer, FacegraphError):
-                raise _cause(answer)
+                raise cause_of(answer)
             if isinstance(answer, RayTaskError):
                 log.error("a segmenter could not load %s: %s", model, answer)
                 raise FacegraphError("a replica of the segmenter failed; see the log")
@@ -212,22 +232,22 @@ class ServeGraph:
         except (RayError, DeploymentUnavailableError):
             return []
         except TimeoutError:
-            raise TimedOut(f"the {name} did not answer within {timeout_s:g} s") from None
+            raise timed_out(name, timeout_s) from None
         return answers
 
     async def _warm_call(self, method: Handle, *args: Any) -> Any:
         """As ``_call``; where no replica is running, it does not wait for one to be ready."""
-        call = asyncio.ensure_future(self._call(method, *args))
+        asked = asyncio.ensure_future(self._call(method, *args))
         try:
-            done, _ = await asyncio.wait([call], timeout=COLD_AFTER_S)
+            done, _ = await asyncio.wait([asked], timeout=COLD_AFTER_S)
             running = bool(done) or await self._is_running(method.deployment_name)
-            if not running and not call.done():
+            if not running and not asked.done():
                 raise ModelUnavailable(
                     f"the {method.deployment_name} is starting; try again in a few seconds"
                 )
-            return await call
+            return await asked
         finally:
-            call.cancel()
+            asked.cancel()
 
     async def _is_running(self, name: str) -> bool:
         try:
@@ -235,52 +255,27 @@ class ServeGraph:
         except TimedOut:
             return True
 
-    async def _call(self, method: Handle, *args: Any, share: float = 1.0) -> Any:
-        seconds = self.timeout_s * share
+    async def _call(self, method: Handle, *args: Any) -> Any:
         try:
-            async with asyncio.timeout(seconds):
-                return await _try(method, *args)
+            async with asyncio.timeout(self.timeout_s):
+                return await call(method, *args)
         except TimeoutError:
-            raise TimedOut(
-                f"the {method.deployment_name} did not answer within {seconds:g} s"
-            ) from None
+            raise timed_out(method.deployment_name, self.timeout_s) from None
 
 
-def _method(handle: Handle, name: str) -> Handle:
-    """The handle of one method. Plain pickle: arrays and slots need no cloudpickle."""
-    return handle.options(
-        method_name=name, request_serialization="pickle", response_serialization="pickle"
-    )
+def _pictures(request: Request) -> int:
+    return 1 if len(request[0]) < LARGE else MOST_PICTURES.in_call
 
 
-async def _try(method: Handle, *args: Any) -> Any:
-    name = method.deployment_name
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            await asyncio.sleep(PAUSE_S)
-        try:
-            return await method.remote(*args)
-        except FacegraphError as error:
-            raise _cause(error) from None
-        except BackPressureError:
-            raise Overloaded(f"too many requests wait for the {name}") from None
-        except RayTaskError as error:
-            log.exception("the %s failed", name)
-            raise FacegraphError("something went wrong here; see the log") from error
-        except DeploymentUnavailableError:
-            raise ModelUnavailable(f"the {name} could not be started; see the log") from None
-        except (RayError, grpc.aio.AioRpcError) as error:
-            log.warning("a replica of the %s was lost (%s); trying again", name, _brief(error))
-    raise ModelUnavailable(f"replicas of the {name} are being replaced; try again later")
+def _crops(request: Request) -> int:
+    return len(request[0])
 
 
-def _cause(error: FacegraphError) -> FacegraphError:
-    """The error as it was raised, without Ray's wrapping."""
-    cause = getattr(error, "cause", error)
-    return cause if isinstance(cause, FacegraphError) else error
+def _probes(request: Request) -> int:
+    return len(request[2])
 
 
-def _brief(error: BaseException) -> str:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return f"{error.code().name}: {error.details()}"
-    return type(error).__name__
+def _gallery(request: Request) -> Hashable:
+    """Searches of another collection may wait for it to be loaded, and strong ones for changes."""
+    collection_id, _, _, query, _ = request
+    return collection_id, query.consistency

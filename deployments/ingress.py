@@ -18,10 +18,11 @@ from deployments.graph import Handles, ServeGraph
 from deployments.jobs import jobs
 from deployments.matcher import matcher
 from deployments.request_id import OneRequestId
+from deployments.rpcs import RpcMethods
 from deployments.startup import CANNOT_START, DID_NOT_START, reported, tell_operator
 from deployments.vision import captioner, segmenter
 from facegraph.api.app import create_app
-from facegraph.config import IngressTuning, Settings, parse
+from facegraph.config import DetectorTuning, IngressTuning, Settings, parse
 from facegraph.models.packs import find_pack
 from facegraph.models.vision_packs import require_known
 from facegraph.service import SEGMENTER, Service
@@ -29,8 +30,9 @@ from facegraph.store.database import open_store
 from facegraph.types import Shard
 
 
-class Ingress:
-    """Parses, limits and answers HTTP; the models and the index work behind the handles.
+class Ingress(RpcMethods):
+    """Parses, limits and answers HTTP, and gRPC where it is on; the models and the index work
+    behind the handles.
 
     The app sheds load itself, with a problem document, so its limit lies under Serve's.
     """
@@ -40,9 +42,9 @@ class Ingress:
         self, settings: Settings, handles: Handles
     ) -> None:
         tuning = IngressTuning()
-        self._graph = ServeGraph(handles, tuning.request_timeout_s)
-        self._store = await open_store(settings)
         pack = find_pack(settings)
+        self._graph = ServeGraph(handles, tuning.request_timeout_s, pack.contract.id)
+        self._store = await open_store(settings)
         await self._store.ensure_default(pack.contract)
         await self._store.drop_outdated_choice(SEGMENTER, settings.segmenter)
         cv2.setNumThreads(1)  # redaction draws in threads of its own
@@ -50,7 +52,9 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Serve calls this after the constructor, then runs the app's lifespan."""
-        return OneRequestId(create_app(self._service))
+        app = create_app(self._service)
+        self.open_rpcs(app)
+        return OneRequestId(app)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         tuning = parse(IngressTuning, user_config)
@@ -99,7 +103,12 @@ def _build(args: AppArgs) -> Application:
         ).bind(settings, take.matcher, shard)
         for shard in shards
     )
-    below = Handles(matchers=matchers, **bound)  # Serve puts a handle in each one's place
+    below = Handles(  # Serve puts a handle in each one's place
+        matchers=matchers,
+        pictures_at_once=DetectorTuning().max_batch if device == "cuda" else take.detector.threads,
+        searches_at_once=take.matcher.threads,
+        **bound,
+    )
     workers: Any = jobs.options(ray_actor_options=_cpu(take.jobs)).bind(settings, take.jobs, below)
     return ingress.options(ray_actor_options=_cpu(take.ingress)).bind(
         settings, below._replace(jobs=workers)

@@ -10,6 +10,8 @@ from ray import serve
 from deployments.arguments import CpuResources
 from deployments.graph import Handles, ServeGraph
 from deployments.startup import DID_NOT_START, replica_id, reported
+from facegraph.api.fetch import url_fetcher
+from facegraph.bulk import job as bulk
 from facegraph.config import IngressTuning, JobsTuning, Settings, parse
 from facegraph.jobs import Worker
 from facegraph.models.packs import find_pack
@@ -30,14 +32,20 @@ class Jobs:
     ) -> None:
         cv2.setNumThreads(resources.threads)
         tuning = IngressTuning()
-        graph = ServeGraph(handles, tuning.request_timeout_s)
+        pack = find_pack(settings)
+        graph = ServeGraph(handles, tuning.request_timeout_s, pack.contract.id)
         self._store = await open_store(settings)
-        service = Service(graph, self._store, settings, tuning, find_pack(settings))
-        self._worker = Worker(self._store, handlers(service), JobsTuning())
+        service = Service(graph, self._store, settings, tuning, pack)
+        fetch = url_fetcher(settings.fetch_urls)
+        kinds = handlers(service) | bulk.handlers(service, fetch, self._bulk_pictures)
+        self._worker = Worker(self._store, kinds, JobsTuning())
         self._worker.start()
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         self._worker.tuning = parse(JobsTuning, user_config)
+
+    def _bulk_pictures(self) -> int:
+        return self._worker.tuning.bulk_pictures
 
     def check_health(self) -> None:
         self._worker.check()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+SERVED = re.compile(r"^( *)serveConfigV2: *\|.*\n((?:\1 +.*\n|\s*\n)+)", re.MULTILINE)
+"""The Serve configuration inside a RayService of KubeRay."""
 
 Steps = tuple[str | int, ...]
 """The way to a part: keys and indices from the root."""
@@ -23,11 +28,15 @@ class Finding:
 
 @dataclass(slots=True)
 class Document:
-    """``value`` is the plain data; ``lines`` has the line of each part, a key's for its value."""
+    """``value`` is the plain data; ``lines`` has the line of each part, a key's for its value.
+
+    ``served``: it lies inside a RayService.
+    """
 
     value: Any
     lines: dict[Steps, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    served: bool = False
 
     def place(self, steps: Steps) -> Steps:
         """The part itself, or the nearest part around it that exists."""
@@ -64,16 +73,25 @@ def load(path: Path) -> Document:
 
     Raises OSError.
     """
+    text = path.read_text()
+    served = _served(text)
     try:
-        node = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+        node = yaml.compose(served, Loader=yaml.SafeLoader)
         if node is None:
             return Document(None, {(): 1}, [Finding(1, "the file is empty")])
-        document = Document(_construct(node))
+        document = Document(_construct(node), served=served is not text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         return Document(None, {(): 1}, [Finding(line, f"not YAML: {error.problem}")])
     _locate(document, node, ())
     return document
+
+
+def _served(text: str) -> str:
+    """Only the Serve configuration, on the same lines, where the text is a RayService."""
+    if (found := SERVED.search(text)) is None:
+        return text
+    return "\n" * text.count("\n", 0, found.start(2)) + textwrap.dedent(found[2])
 
 
 def _construct(node: yaml.Node) -> Any:

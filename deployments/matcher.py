@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ray import serve
 
 from deployments.arguments import MatcherResources
+from deployments.calls import outcomes
 from deployments.startup import DID_NOT_START, replica_id, reported
 from facegraph import matcher as library
 from facegraph.config import MatcherTuning, Settings, parse
-from facegraph.errors import ShardUnavailable
+from facegraph.errors import FacegraphError, ShardUnavailable
 from facegraph.graph import Query
 from facegraph.store.database import open_store
 from facegraph.types import FloatArray, SearchResult, Shard
@@ -48,7 +50,17 @@ class Matcher:
     def check_health(self) -> None:
         self._matcher.check()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """See :meth:`deployments.engine.Engine.record_autoscaling_stats`."""
+        return self._matcher.read_load()
+
     async def match(
+        self, requests: Sequence[tuple[str, str, FloatArray, Query, Shard]]
+    ) -> list[SearchResult | FacegraphError]:
+        """collection_id, contract_id, probes, query, shard."""
+        return await outcomes(self._match(*request) for request in requests)
+
+    async def _match(
         self, collection_id: str, contract_id: str, probes: FloatArray, query: Query, shard: Shard
     ) -> SearchResult:
         """Refuses who takes it for another shard.

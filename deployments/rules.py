@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Collection, Iterator
 from typing import Any
+
+from ray._common.utils import import_attr
+from ray.serve.config import AutoscalingConfig
 
 from deployments.arguments import Resources, matcher_name
 from deployments.located import Document, Finding, Steps
@@ -75,6 +79,52 @@ def scaling(document: Document, steps: Steps) -> Iterator[Finding]:
             document.line((*steps, "max_queued_requests")),
             "-1 lets the queue grow without bound",
         )
+
+
+BY_WAIT = "deployments.scaling:ByWait"
+
+TELL_NOTHING = ("ingress", "jobs")
+"""Deployments whose replicas tell no load, so that only Serve's own policy can scale them."""
+
+
+def policy(document: Document, steps: Steps) -> Iterator[Finding]:
+    """An autoscaling policy that is not there, refuses its arguments, or would never scale."""
+    if document.get((*steps, "autoscaling_config")) is None:
+        return
+    place = (*steps, "autoscaling_config", "policy")
+    name = document.get((*steps, "name"))
+    function = document.get((*place, "policy_function"))
+    kwargs = document.get((*place, "policy_kwargs")) or {}
+    if function is None and (name in ENGINES[:2] or str(name).startswith("matcher")):
+        yield Finding(
+            document.line((*steps, "autoscaling_config")),
+            f"Serve's own policy counts calls, and one call to the {name} carries many requests: "
+            f"take {BY_WAIT}",
+            warning=True,
+        )
+    if function == BY_WAIT and name in TELL_NOTHING:
+        yield Finding(
+            document.line((*place, "policy_function")),
+            f"the {name} tells no load; leave the policy out and set target_ongoing_requests",
+        )
+    if function == BY_WAIT and document.get((*steps, "autoscaling_config", "min_replicas")) == 0:
+        yield Finding(
+            document.line((*steps, "autoscaling_config", "min_replicas")),
+            f"{BY_WAIT} asks for one replica at least, so min_replicas 0 never comes true",
+            warning=True,
+        )
+    if not isinstance(function, str) or not isinstance(kwargs, dict):
+        return
+    try:
+        found = import_attr(function)
+    except (ImportError, AttributeError, ValueError) as error:
+        yield Finding(document.line((*place, "policy_function")), f"no such policy: {error}")
+        return
+    try:
+        if inspect.isclass(found):
+            found(**kwargs)
+    except (TypeError, ValueError) as error:
+        yield Finding(document.line((*place, "policy_kwargs")), f"policy_kwargs: {error}")
 
 
 def names(document: Document, application: Steps, known: Collection[str]) -> Iterator[Finding]:
@@ -155,7 +205,9 @@ def limits(document: Document, steps: Steps) -> Iterator[Finding]:
 
 
 def gpus(document: Document, application: Steps) -> Iterator[Finding]:
-    """Fractions that one GPU cannot hold together."""
+    """Fractions that one GPU cannot hold together; a RayService's nodes come with the load."""
+    if document.served:
+        return
     parts = {name: name for name in ENGINES}
     parts |= {matcher_name(i): "matcher" for i in range(shard_count(document, application))}
     taken: dict[str, float] = {}
@@ -198,8 +250,12 @@ def packs(document: Document, application: Steps) -> Iterator[Finding]:
 
 
 def _replicas(document: Document, application: Steps, name: str) -> int:
-    for deployment in document.get((*application, "deployments")) or []:
-        if isinstance(deployment, dict) and deployment.get("name") == name:
-            count = deployment.get("num_replicas")
+    """The most that there may be."""
+    for steps in document.items((*application, "deployments")):
+        if document.get((*steps, "name")) == name:
+            count = document.get((*steps, "num_replicas"), 1)
+            if count == "auto":
+                count = AutoscalingConfig.default().max_replicas
+            count = document.get((*steps, "autoscaling_config", "max_replicas"), count)
             return count if isinstance(count, int) else 1
     return 1

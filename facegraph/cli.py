@@ -12,7 +12,17 @@ from typing import cast
 from facegraph import __version__
 from facegraph.errors import ConfigError, FacegraphError
 
-COMMANDS = ("serve", "check", "models", "database", "calibrate", "transfer", "vision", "faces")
+COMMANDS = (
+    "serve",
+    "check",
+    "models",
+    "database",
+    "calibrate",
+    "transfer",
+    "enroll",
+    "vision",
+    "faces",
+)
 """Modules of ``facegraph.commands``, in the order of the help text."""
 
 

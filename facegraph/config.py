@@ -14,7 +14,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from facegraph.errors import ConfigError
 
@@ -34,6 +41,7 @@ ENVIRONMENT = {
 FRONT_ENVIRONMENT = {
     "FACEGRAPH_HOST": "host",
     "FACEGRAPH_PORT": "port",
+    "FACEGRAPH_GRPC_PORT": "grpc_port",
     "FACEGRAPH_TLS_CERTIFICATE": "certificate",
     "FACEGRAPH_TLS_KEY": "key",
 }
@@ -52,6 +60,10 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+MAX_PICTURES = 16
+"""The most that a detector runs together."""
+
+
 class DetectorTuning(_Model):
     """How faces are found; ``user_config`` of the detector."""
 
@@ -59,6 +71,14 @@ class DetectorTuning(_Model):
     nms_iou: float = Field(0.4, gt=0, lt=1, description="Overlap at which two boxes are one face.")
     max_image_pixels: int = Field(
         50_000_000, ge=1, description="Larger images are refused before decoding."
+    )
+    max_batch: int = Field(
+        MAX_PICTURES,
+        ge=1,
+        le=MAX_PICTURES,
+        description="Most images in work at once, and most inputs in one run of the model, where "
+        "that gains from it: on a GPU. At most 16: engines are built and warmed for these sizes, "
+        "and TensorRT would build anew, for minutes, at a larger one.",
     )
     max_queue: int = Field(
         128, ge=1, description="Most images that wait in a replica; more is `overloaded`."
@@ -137,6 +157,9 @@ class JobsTuning(_Model):
     retention_s: float = Field(
         86400.0, ge=1, description="Finished jobs are forgotten after this time."
     )
+    bulk_pictures: int = Field(
+        4, ge=1, le=4096, description="Pictures that an enrolling job has in work at a time."
+    )
 
 
 class IngressTuning(_Model):
@@ -169,6 +192,9 @@ class IngressTuning(_Model):
     video_timeout_s: float = Field(
         600.0, gt=0, description="Of requests that bring a video, instead of the other."
     )
+    max_bulk_bytes: int = Field(
+        2**29, ge=1024, description="Largest archive or table of pictures to be enrolled by a job."
+    )
     max_jobs: int = Field(
         32, ge=1, le=10_000, description="Jobs queued or running; more are `overloaded`."
     )
@@ -191,13 +217,16 @@ class Settings(_Model):
     accelerator: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="`auto` takes CUDA where it works; `cuda` refuses to start without it."
     )
-    engine: Literal["auto", "onnxruntime", "openvino"] = Field(
-        "auto", description="What runs the models on the CPU; `auto` takes the fastest installed."
+    engine: Literal["auto", "onnxruntime", "openvino", "tensorrt"] = Field(
+        "auto",
+        description="What runs the models; `auto` measures those that are there, takes one that "
+        "agrees with the others, and remembers it in `<data_dir>/engines`.",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description="Of BLIP and YOLACT; `auto` takes bf16 for BLIP where the processor computes "
-        "in it, since that may only change a word.",
+        "in it, since that may only change a word. `fp32` holds for embeddings too, which "
+        "otherwise may be rounded by a cosine of 0.999.",
     )
     segmenter: str = Field(
         "auto",
@@ -235,6 +264,10 @@ class Settings(_Model):
         None, description="Galleries as files, for quick starts. Unset: `<data_dir>/galleries`."
     )
     database_pool_size: int = Field(8, ge=2, le=100, description="Connections per process.")
+    bulk_root: Path | None = Field(
+        None,
+        description="Folder of this machine whose pictures jobs may enroll; unset: no folder.",
+    )
     fetch_urls: bool = Field(
         False, description="Fetch images by `url`; private addresses are refused even then."
     )
@@ -243,6 +276,16 @@ class Settings(_Model):
         description="Old systems answered at `/`, beside `/compat/<dialect>/`; smartav or frv2, "
         "not both.",
     )
+
+    @field_validator("engine")
+    @classmethod
+    def _runs_there(cls, engine: str, info: ValidationInfo) -> str:
+        accelerator = info.data.get("accelerator")
+        if engine == "openvino" and accelerator == "cuda":
+            raise ValueError("openvino runs on the CPU; accelerator is cuda")
+        if engine == "tensorrt" and accelerator == "cpu":
+            raise ValueError("tensorrt runs on a GPU; accelerator is cpu")
+        return engine
 
     @field_validator("root_dialects")
     @classmethod
@@ -258,6 +301,11 @@ class Settings(_Model):
     @property
     def models_path(self) -> Path:
         return (self.models_dir or self.data_path / "models").expanduser().resolve()
+
+    @property
+    def engines_path(self) -> Path:
+        """Where it is remembered which engine runs a model here."""
+        return self.data_path / "engines"
 
     @property
     def galleries_path(self) -> Path:

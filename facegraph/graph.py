@@ -39,15 +39,8 @@ class Query:
     at: tuple[str, int] | None = None
 
 
-class Graph(Protocol):
-    """What the models and the index do.
-
-    Every method raises only ``FacegraphError``s: ``InvalidImage``, ``ImageTooLarge`` (all that
-    take an image), ``InvalidRequest`` (caption: a prompt that leaves no room; segment,
-    load_segmenter: an unknown model), ``Overloaded``, ``TimedOut``, ``ModelUnavailable`` (all),
-    ``CollectionNotFound``, ``ContractMismatch``, ``StoreUnavailable``, ``GalleryBehind``,
-    ``GalleryTooLarge``, ``ShardUnavailable`` (match).
-    """
+class FaceGraph(Protocol):
+    """What the face models do; the errors are those of :class:`Graph`."""
 
     async def detect(
         self,
@@ -68,6 +61,17 @@ class Graph(Protocol):
     async def embed(self, crops: ByteArray) -> FloatArray:
         """(n, 112, 112, 3) uint8 RGB → (n, d) float32, L2-normalised; n may be 0."""
         ...
+
+
+class Graph(FaceGraph, Protocol):
+    """What the models and the index do.
+
+    Every method raises only ``FacegraphError``s: ``InvalidImage``, ``ImageTooLarge`` (all that
+    take an image), ``InvalidRequest`` (caption: a prompt that leaves no room; segment,
+    load_segmenter: an unknown model), ``Overloaded``, ``TimedOut``, ``ModelUnavailable`` (all),
+    ``CollectionNotFound``, ``ContractMismatch``, ``StoreUnavailable``, ``GalleryBehind``,
+    ``GalleryTooLarge``, ``ShardUnavailable`` (match).
+    """
 
     async def match(
         self, collection_id: str, contract_id: str, probes: FloatArray, query: Query

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from facegraph import tasks
 from facegraph.config import JobsTuning
-from facegraph.errors import FacegraphError, StoreUnavailable, Unavailable
+from facegraph.errors import FacegraphError, InvalidRequest, StoreUnavailable, Unavailable
 from facegraph.store import Store
 from facegraph.types import Job
 
@@ -155,7 +155,16 @@ class Worker:
             said = FacegraphError("something went wrong here; the log has the job's id")
             await queue.fail(job, said.problem())
         else:
-            await queue.finish(job, result)
+            await self._keep(job, result)
+
+    async def _keep(self, job: Job, result: Mapping[str, Any]) -> None:
+        """A result that cannot be stored fails the job: it would be the same the next time."""
+        try:
+            await self._store.jobs.finish(job, result)
+        except InvalidRequest as error:
+            log.warning("the result of job %s cannot be stored: %s", job.id, error)
+            said = FacegraphError("the job was done, but its result cannot be stored")
+            await self._store.jobs.fail(job, said.problem())
 
     async def _do(self, job: Job) -> Mapping[str, Any]:
         """The handler's result; LeaseLost as soon as the job is no longer ours."""

@@ -30,6 +30,7 @@ from facegraph.errors import (
     StoreUnavailable,
 )
 from facegraph.graph import Query
+from facegraph.load import Load
 from facegraph.matching.answering import Probe, View, answer, approximates, require_contract
 from facegraph.matching.records import Records
 from facegraph.matching.shelves import Batchers, Shelf, Shelves
@@ -64,6 +65,8 @@ class Matcher:
         self._records = records
         self._tuning = tuning
         self._threads = threads
+        self._meter = Load(threads)
+        self.read_load = self._meter.read
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="search")
         self._help = ThreadPoolExecutor(threads, thread_name_prefix="search-help")
         self._source = Source(records, shard=shard, storage=storage, folder=folder, device=device)
@@ -140,14 +143,15 @@ class Matcher:
         self, collection_id: str, contract_id: str, probes: FloatArray, query: Query
     ) -> SearchResult:
         """See :meth:`facegraph.graph.Graph.match`; also GalleryTooLarge."""
-        with self._shelves.searched(collection_id) as shelf:
+        with self._shelves.searched(collection_id) as shelf, self._meter.item(len(probes)):
             batcher = shelf.batchers[query.consistency]
             return await batcher.submit(Probe(contract_id, probes, query))
 
     def _batchers(self, collection_id: str) -> Batchers:
         def batcher(consistency: Consistency) -> Batcher[Probe, SearchResult]:
             async def run(batch: Sequence[Probe]) -> Sequence[SearchResult]:
-                return await self._answer(collection_id, batch, consistency)
+                with self._meter.run(sum(len(item.probes) for item in batch)):
+                    return await self._answer(collection_id, batch, consistency)
 
             return Batcher(
                 run,

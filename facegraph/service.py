@@ -28,10 +28,11 @@ from facegraph.errors import (
     StoreUnavailable,
     Unprocessable,
 )
-from facegraph.graph import Graph, Query
+from facegraph.graph import FaceGraph, Graph, Query
 from facegraph.models.packs import FacePack
 from facegraph.offload import Offload
 from facegraph.store import Store
+from facegraph.timing import stage
 from facegraph.types import (
     Caption,
     CaptionOptions,
@@ -140,9 +141,10 @@ class Service:
         crops: bool = False,
         attributes: bool = False,
     ) -> Detection:
-        return await self.graph.detect(
-            image, max_faces=self._faces(max_faces), crops=crops, attributes=attributes
-        )
+        with stage("detect"):
+            return await self.graph.detect(
+                image, max_faces=self._faces(max_faces), crops=crops, attributes=attributes
+            )
 
     async def embed(
         self, image: bytes, max_faces: int | None = None, *, attributes: bool = False
@@ -151,7 +153,8 @@ class Service:
         detection = await self.detect(image, max_faces, crops=True, attributes=attributes)
         if not len(detection.faces):
             return Embedded(detection, np.zeros((0, self.contract.dimension), np.float32))
-        return Embedded(detection, await self.graph.embed(detection.crops))
+        with stage("embed"):
+            return Embedded(detection, await self.graph.embed(detection.crops))
 
     async def verify(
         self, source: bytes, target: bytes, threshold: float | None = None
@@ -185,7 +188,8 @@ class Service:
         """
         limit = self.tuning.search_limit if limit is None else limit
         query = Query(max(limit, 2), consistency, partial, exact)
-        found = await self.graph.match(collection_id, self.contract.id, probes, query)
+        with stage("match"):
+            found = await self.graph.match(collection_id, self.contract.id, probes, query)
         bar, margin = self.threshold(threshold, found.threshold), self.tuning.margin
         return Identification(
             found.version,
@@ -214,7 +218,7 @@ class Service:
         Raises when no picture gave one: a single picture's own error, else Unprocessable with
         every reason in ``errors``. A failing part of the service fails the whole request.
         """
-        outcomes = await _all(*(self._sample(image, face, min_quality) for image in images))
+        outcomes = await _all(*(sample(self.graph, image, face, min_quality) for image in images))
         rejected = [Rejected(i, o) for i, o in enumerate(outcomes) if isinstance(o, FacegraphError)]
         if images and len(rejected) == len(images):
             _raise(rejected)
@@ -249,7 +253,7 @@ class Service:
 
     async def own_caption(self, image: bytes, options: CaptionOptions) -> Caption | None:
         """The captioner's sentence; None where it has no model of its own."""
-        with self._vision():
+        with self._vision(), stage("caption"):
             return await self.graph.caption(image, options)
 
     async def inventory(self, segmentation: Segmentation) -> Caption:
@@ -259,7 +263,7 @@ class Service:
 
     async def segment(self, image: bytes, options: SegmentOptions) -> Segmentation:
         """Instance masks by the segmenter in force when the request came."""
-        with self._vision():
+        with self._vision(), stage("segment"):
             return await self.graph.segment(image, options, await self._segmenter())
 
     @contextmanager
@@ -311,33 +315,37 @@ class Service:
             raise FaceNotFound(f"no face in image {name!r}")
         return embedded
 
-    async def _sample(
-        self, image: bytes, face: FacePolicy, min_quality: float | None
-    ) -> NewSample | FacegraphError:
-        try:
-            detection = await self.graph.detect(
+
+async def sample(
+    graph: FaceGraph, image: bytes, face: FacePolicy, min_quality: float | None
+) -> NewSample | FacegraphError:
+    """A sample from one picture, or the picture's own fault; raises what is no fault of its."""
+    try:
+        with stage("detect"):
+            detection = await graph.detect(
                 image, max_faces=1, crops=True, attributes=min_quality is not None
             )
-            if not detection.found:
-                raise FaceNotFound("no face in the image")
-            if detection.found > 1 and face == "only":
-                raise SeveralFaces(
-                    f"{detection.found} faces in the image; send one, or ask for face=largest"
-                )
-            if min_quality is not None:
-                _require_quality(detection, min_quality)
-            (embedding,) = await self.graph.embed(detection.crops)
-        except FacegraphError as error:
-            if error.status >= 500:  # no fault of the picture
-                raise
-            return error
-        x1, y1, x2, y2 = detection.faces.boxes[0].tolist()
-        return NewSample(
-            embedding=embedding,
-            bbox=(x1, y1, x2, y2),
-            detection_score=float(detection.faces.detection_scores[0]),
-            crop=detection.crops[0],
-        )
+        if not detection.found:
+            raise FaceNotFound("no face in the image")
+        if detection.found > 1 and face == "only":
+            raise SeveralFaces(
+                f"{detection.found} faces in the image; send one, or ask for face=largest"
+            )
+        if min_quality is not None:
+            _require_quality(detection, min_quality)
+        with stage("embed"):
+            (embedding,) = await graph.embed(detection.crops)
+    except FacegraphError as error:
+        if error.status >= 500:  # no fault of the picture
+            raise
+        return error
+    x1, y1, x2, y2 = detection.faces.boxes[0].tolist()
+    return NewSample(
+        embedding=embedding,
+        bbox=(x1, y1, x2, y2),
+        detection_score=float(detection.faces.detection_scores[0]),
+        crop=detection.crops[0],
+    )
 
 
 def _require_quality(detection: Detection, least: float) -> None:

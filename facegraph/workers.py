@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from facegraph.batching import Batcher
-from facegraph.config import DetectorTuning, EmbedderTuning, Settings
-from facegraph.errors import InvalidRequest
+from facegraph.config import MAX_PICTURES, DetectorTuning, EmbedderTuning, Settings
+from facegraph.errors import InvalidRequest, ModelUnavailable
 from facegraph.faces.detection import Detector
 from facegraph.faces.embedding import EmbeddingModel
 from facegraph.health import Health
+from facegraph.load import Load
 from facegraph.models.packs import find_pack
 from facegraph.types import CROP_SIZE, ByteArray, Detection, FloatArray
 
@@ -34,7 +35,13 @@ class _Image:
 
 
 class DetectorWorker:
-    """Decodes, detects and aligns; ``threads`` images at a time, one thread each."""
+    """Decodes, detects and aligns; ``threads`` images at a time, one thread each.
+
+    Where the network gains from batches, on a GPU, up to ``max_batch`` images are in work at once,
+    and what they want to look at while it is busy runs together next
+    (:class:`facegraph.models.shared.SharedEngine`). Each is a request of its own all the way: it
+    waits for no other, and only its own error is its answer.
+    """
 
     def __init__(
         self,
@@ -52,12 +59,20 @@ class DetectorWorker:
             threads=1,
             concurrency=threads,
             gpu_memory_bytes=gpu_memory_bytes,
+            engines_dir=settings.engines_path,
         )
         self._tuning = tuning
         self._health = Health()
         self.check = self._health.check
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="detect")
-        self._batcher = Batcher(self._run, max_batch=1, max_queue=tuning.max_queue, workers=threads)
+        self._meter = Load(self._at_once)
+        self.read_load = self._meter.read
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(
+            max(threads, MAX_PICTURES), thread_name_prefix="detect"
+        )  # which starts a thread only where none is idle
+        self._batcher = Batcher(
+            self._run, max_batch=1, max_queue=tuning.max_queue, workers=self._at_once
+        )
 
     async def detect(
         self,
@@ -69,13 +84,19 @@ class DetectorWorker:
         attributes: bool = False,
     ) -> Detection:
         """See :meth:`facegraph.graph.Graph.detect`."""
-        return await self._batcher.submit(_Image(image, max_faces, crops, min_score, attributes))
+        with self._meter.item():
+            return await self._batcher.submit(
+                _Image(image, max_faces, crops, min_score, attributes)
+            )
 
     async def _run(self, batch: Sequence[_Image]) -> list[Detection]:
         (item,) = batch
         loop = asyncio.get_running_loop()
-        with self._health.watch():
+        with self._meter.run(1), self._health.watch():
             return [await loop.run_in_executor(self._pool, self._detect, item)]
+
+    def _at_once(self) -> int:
+        return max(self._threads, self._detector.at_once)
 
     def _detect(self, item: _Image) -> Detection:
         return self._detector.detect(
@@ -103,7 +124,11 @@ class DetectorWorker:
 
 
 class EmbedderWorker:
-    """Embeds crops in batches formed across requests; one batch at a time."""
+    """Embeds crops in batches formed across requests; one batch at a time.
+
+    Where the model fails at one, its requests run again one by one: only those at fault get the
+    error, and a batch too large for a GPU's memory costs nobody an answer.
+    """
 
     def __init__(
         self,
@@ -120,10 +145,14 @@ class EmbedderWorker:
             threads=threads,
             concurrency=1,
             gpu_memory_bytes=gpu_memory_bytes,
+            exact=settings.precision == "fp32",
+            engines_dir=settings.engines_path,
         )
         self._tuning = tuning
         self._health = Health()
         self.check = self._health.check
+        self._meter = Load()
+        self.read_load = self._meter.read
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="embed")
         self._batcher = Batcher(
             self._run, max_batch=tuning.max_batch, max_queue=tuning.max_queue, size=len
@@ -135,12 +164,21 @@ class EmbedderWorker:
             raise InvalidRequest(
                 f"crops must be n×112×112×3 uint8, got {crops.shape} {crops.dtype}"
             )
-        return await self._batcher.submit(crops)
+        with self._meter.item(len(crops)):
+            return await self._batcher.submit(crops)
 
-    async def _run(self, batch: Sequence[ByteArray]) -> list[FloatArray]:
+    async def _run(self, batch: Sequence[ByteArray]) -> Sequence[FloatArray | ModelUnavailable]:
+        try:
+            return await self._together(batch)
+        except ModelUnavailable as error:
+            if len(batch) == 1:
+                return [error]
+        return [one for crops in batch for one in await self._run([crops])]
+
+    async def _together(self, batch: Sequence[ByteArray]) -> list[FloatArray]:
         crops = batch[0] if len(batch) == 1 else np.concatenate(batch)
         loop = asyncio.get_running_loop()
-        with self._health.watch():
+        with self._meter.run(len(crops)), self._health.watch():
             embeddings = await loop.run_in_executor(self._pool, self._model.embed, crops)
         ends = np.cumsum([len(part) for part in batch])
         return np.split(embeddings, ends[:-1])

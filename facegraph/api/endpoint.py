@@ -8,14 +8,16 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from facegraph.api import messagepack
 from facegraph.api.parsing import Parsed, parse
 from facegraph.api.state import State
 from facegraph.api.streaming import Streamed, StreamedResponse, Upload, received_video
-from facegraph.config import nearest
+from facegraph.config import IngressTuning, nearest
 from facegraph.errors import FacegraphError, InvalidRequest
 from facegraph.ids import is_id
 from facegraph.service import Service
@@ -89,6 +91,20 @@ class Picture:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class InProcess:
+    """A request without an HTTP body, as ``scope[IN_PROCESS]``, and its answer.
+
+    It passes through the app as any other: limits, time, errors, metrics. ``read`` says what it
+    brought, as :func:`parse` would; instead of a body, the answer's members are left here.
+    """
+
+    read: Callable[[IngressTuning], Parsed]
+    reply: Reply | None = None
+
+
+IN_PROCESS = "facegraph.in_process"
+
 Handler = Callable[[Call[P]], Awaitable[Mapping[str, Any] | Reply | Picture | Streamed | None]]
 
 
@@ -114,6 +130,8 @@ class Endpoint(Generic[P]):
 
     async def __call__(self, request: Request) -> Response:
         state: State = request.app.state.facegraph
+        if (brought := request.scope.get(IN_PROCESS)) is not None:
+            return await self._answer_in_process(request, state, brought)
         if not self.video:
             parsed = await parse(request, state.service.tuning, state.fetch)
             return await self._answer(request, state, parsed)
@@ -127,6 +145,24 @@ class Endpoint(Generic[P]):
     async def _answer(
         self, request: Request, state: State, parsed: Parsed, upload: Upload | None = None
     ) -> Response:
+        answer = await self._handle(request, state, parsed, upload)
+        if isinstance(answer, Streamed):
+            return StreamedResponse(answer, self.status)
+        if isinstance(answer, Picture):
+            return Response(answer.data, self.status, dict(answer.headers), answer.media_type)
+        return encoded(request, answer, self.status)
+
+    async def _answer_in_process(
+        self, request: Request, state: State, brought: InProcess
+    ) -> Response:
+        answer = await self._handle(request, state, brought.read(state.service.tuning))
+        assert isinstance(answer, Reply), "only endpoints that answer JSON are called so"
+        brought.reply = answer
+        return Response(status_code=self.status)
+
+    async def _handle(
+        self, request: Request, state: State, parsed: Parsed, upload: Upload | None = None
+    ) -> Reply | Picture | Streamed:
         call = Call(
             params=validate(self.params, parsed.params),
             images=pick_images(self.images, parsed),
@@ -136,12 +172,7 @@ class Endpoint(Generic[P]):
             upload=upload,
         )
         answer = await self.handler(call)
-        if isinstance(answer, Streamed):
-            return StreamedResponse(answer, self.status)
-        if isinstance(answer, Picture):
-            return Response(answer.data, self.status, dict(answer.headers), answer.media_type)
-        reply = answer if isinstance(answer, Reply) else Reply(answer)
-        return json_response(request, reply, self.status)
+        return answer if isinstance(answer, Reply | Picture | Streamed) else Reply(answer)
 
 
 def endpoint(
@@ -166,17 +197,22 @@ def endpoint(
     return declare
 
 
-def json_response(request: Request, reply: Reply, status: int) -> Response:
-    """The reply's JSON with the request id in it; 204 has no body."""
+def encoded(request: Request, reply: Reply, status: int) -> Response:
+    """The reply with the request id in it, as JSON or MessagePack; 204 has no body."""
     if reply.body is None:
         return Response(status_code=204, headers=dict(reply.headers))
     body = {**reply.body, "request_id": request.state.request_id}
-    return Response(
-        json.dumps(body, ensure_ascii=False, allow_nan=False).encode(),
-        status,
-        dict(reply.headers),
-        "application/json",
-    )
+    headers = {"vary": "accept", **reply.headers}
+    if messagepack.wanted(request.headers.get("accept")):
+        return Response(messagepack.pack(body), status, headers, messagepack.MEDIA_TYPE)
+    text = json.dumps(body, ensure_ascii=False, allow_nan=False, default=_listed)
+    return Response(text.encode(), status, headers, messagepack.JSON)
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} in an answer")
 
 
 def validate(model: type[P], values: Mapping[str, Any]) -> P:

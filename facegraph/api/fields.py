@@ -9,11 +9,17 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
+from facegraph.api import messagepack
 from facegraph.api.endpoint import Call
 from facegraph.api.parsing import load_json
 from facegraph.errors import InvalidRequest
 from facegraph.ids import ID_PATTERN
 from facegraph.store import Enrolled, Idempotency
+
+
+def _numbers(value: Any) -> Any:
+    """Forms and queries bring numbers as JSON text, MessagePack brings them as bytes."""
+    return messagepack.numbers(_json_text(value))
 
 
 def _json_text(value: Any) -> Any:
@@ -58,11 +64,15 @@ Text = Annotated[str, StringConstraints(max_length=256), AfterValidator(_clean)]
 LongText = Annotated[str, StringConstraints(max_length=4096), AfterValidator(_clean)]
 Metadata = Annotated[dict[str, Any], BeforeValidator(_json_text)]
 NO_METADATA: dict[str, Any] = Field(default_factory=dict)
-Embedding = Annotated[
-    list[float], BeforeValidator(_json_text), Field(min_length=1, max_length=4096)
-]
+Embedding = Annotated[list[float], BeforeValidator(_numbers), Field(min_length=1, max_length=4096)]
 Embeddings = Annotated[
-    list[Annotated[list[float], Field(min_length=1, max_length=4096)]],
+    list[
+        Annotated[
+            list[float],
+            BeforeValidator(messagepack.numbers),
+            Field(min_length=1, max_length=4096),
+        ]
+    ],
     BeforeValidator(_json_text),
     Field(min_length=1, max_length=1000),
 ]

@@ -22,6 +22,13 @@ class Metrics:
             registry=self.registry,
             buckets=_SECONDS,
         )
+        self.stages = Histogram(
+            "facegraph_stage_duration_seconds",
+            "What a request waited for: detect, embed, match, caption, segment; hops included.",
+            ["stage"],
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
         self.in_flight = Gauge(
             "facegraph_http_requests_in_flight",
             "Requests being answered now.",

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from facegraph.api.problems import respond
 from facegraph.api.state import State, TimeLimit
 from facegraph.errors import FacegraphError, Overloaded, TimedOut
+from facegraph.timing import Times, collected, server_timing
 
 log = logging.getLogger("facegraph.http")
 
@@ -47,7 +48,8 @@ class Gate:
         self._in_flight += 1
         state.metrics.in_flight.set(self._in_flight)
         try:
-            await self._admit(exchange, state, receive)
+            with collected() as exchange.times:
+                await self._admit(exchange, state, receive)
         finally:
             self._in_flight -= 1
             state.metrics.in_flight.set(self._in_flight)
@@ -84,6 +86,7 @@ class _Exchange:
         self.path: str = scope["path"]
         self.request_id = _request_id(Request(scope))
         self.status = 0
+        self.times: Times = {}
         self._send = send
         self._began = time.perf_counter()
         scope.setdefault("state", {})["request_id"] = self.request_id
@@ -95,6 +98,8 @@ class _Exchange:
                 *message.get("headers", []),
                 (b"x-request-id", self.request_id.encode()),
             ]
+            if self.times:
+                message["headers"].append((b"server-timing", server_timing(self.times).encode()))
         await self._send(message)
 
     async def refuse(self, error: FacegraphError, receive: Receive) -> None:
@@ -108,6 +113,8 @@ class _Exchange:
         template = getattr(route, "path", "unmatched")
         method = self.scope["method"]
         state.metrics.requests.labels(method, template, str(self.status)).observe(seconds)
+        for stage, took in self.times.items():
+            state.metrics.stages.labels(stage).observe(took)
         if code := self.scope["state"].get("code"):
             state.metrics.errors.labels(code).inc()
         log.debug(

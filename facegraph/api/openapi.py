@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from facegraph import __version__
+from facegraph.api import messagepack
+from facegraph.api.archives import ArchiveEndpoint, archive_body
 from facegraph.api.endpoint import Endpoint, ImageRule, Picture
 from facegraph.api.problems import MEDIA_TYPE
 from facegraph.api.streaming import Streamed
@@ -40,7 +42,15 @@ _PROBLEM = {
     },
 }
 
+_ENCODINGS = """\
+Where a body is `application/json` it may as well be `application/msgpack`, with the same members:
+a request says so in `content-type`, and an answer is so where `accept` names it at least as dear
+as JSON. There, an image is its bytes (bin) and an embedding, of an answer or a request, is bin:
+its numbers as float32, little endian. Problems are JSON always.
+"""
+
 _IMAGE = {
+    "description": "In MessagePack also the picture's bytes (bin).",
     "oneOf": [
         {"type": "string", "description": "A data URI: data:image/…;base64,…"},
         *(
@@ -52,7 +62,7 @@ _IMAGE = {
             }
             for kind in ("base64", "data_uri", "url")
         ),
-    ]
+    ],
 }
 
 _FIELDS: Mapping[ImageRule, Mapping[str, bool]] = {
@@ -74,7 +84,12 @@ def openapi(endpoints: Iterable[Endpoint[Any]]) -> dict[str, Any]:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Facegraph", "version": __version__, "license": {"name": "MIT"}},
+        "info": {
+            "title": "Facegraph",
+            "version": __version__,
+            "license": {"name": "MIT"},
+            "description": _ENCODINGS,
+        },
         "paths": paths,
         "components": {"schemas": schemas},
     }
@@ -141,22 +156,24 @@ def _body(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> dict[str, Any]:
     members = params.get("properties", {})
     if endpoint.video:
         return _video_body(params)
+    if isinstance(endpoint, ArchiveEndpoint):
+        return archive_body(params)
     images = _FIELDS[endpoint.images]
     required = [] if endpoint.images in ("optional", "several", "none") else list(images)
     image: dict[str, Any] = {"$ref": _REF.format(model="Image")}
-    content: dict[str, Any] = {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": required + params.get("required", []),
-                "properties": {
-                    name: {"type": "array", "items": image} if many else image
-                    for name, many in images.items()
-                }
-                | members,
-            }
+    members_of_both = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": required + params.get("required", []),
+        "properties": {
+            name: {"type": "array", "items": image} if many else image
+            for name, many in images.items()
         }
+        | members,
+    }
+    content: dict[str, Any] = {
+        messagepack.JSON: {"schema": members_of_both},
+        messagepack.MEDIA_TYPE: {"schema": members_of_both},
     }
     if images:
         file = {"type": "string", "format": "binary"}
@@ -201,7 +218,10 @@ def _responses(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> dict[str, An
         schemas.update(schema.pop("$defs", {}))
         schemas[endpoint.answer.__name__] = schema
         ref = {"$ref": _REF.format(model=endpoint.answer.__name__)}
-        responses[str(endpoint.status)]["content"] = {"application/json": {"schema": ref}}
+        responses[str(endpoint.status)]["content"] = {
+            messagepack.JSON: {"schema": ref},
+            messagepack.MEDIA_TYPE: {"schema": ref},
+        }
     problem = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
     for status, codes in _codes(endpoint).items():
         responses[str(status)] = {"description": ", ".join(codes), "content": problem}
@@ -212,7 +232,7 @@ def _codes(endpoint: Endpoint[Any]) -> dict[int, list[str]]:
     errors = {*COMMON_ERRORS, *endpoint.errors}
     if endpoint.path.startswith("/v1/collections"):
         errors.add(StoreUnavailable)
-    if endpoint.images != "none" or endpoint.video:
+    if endpoint.images != "none" or endpoint.video or isinstance(endpoint, ArchiveEndpoint):
         errors.add(UnsupportedMediaType)
     codes: dict[int, list[str]] = {}
     for error in sorted(errors, key=lambda kind: (kind.status, kind.code)):

@@ -1,9 +1,9 @@
 """From an HTTP request to images and parameters: the one place that reads bodies.
 
-An image comes as a multipart file, as the raw ``image/*`` body, or in JSON as
-``{"base64": …}``, ``{"data_uri": …}``, ``{"url": …}`` or, short, a data URI. A plain string is
-never taken for a path or an address. Parameters come from the query, form fields and JSON
-members; one named twice with different values is refused.
+An image comes as a multipart file, as the raw ``image/*`` body, in MessagePack as its bytes, or in
+JSON as ``{"base64": …}``, ``{"data_uri": …}``, ``{"url": …}`` or, short, a data URI. A plain
+string is never taken for a path or an address. Parameters come from the query, form fields and
+members of the JSON or MessagePack object; one named twice with different values is refused.
 """
 
 from __future__ import annotations
@@ -14,26 +14,31 @@ import binascii
 import json
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from facegraph.api import messagepack
 from facegraph.config import IngressTuning
 from facegraph.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
 
 IMAGE_FIELDS = ("image", "images", "source", "target")
 _LARGE = 256 * 1024
 """Bodies above this are decoded off the event loop."""
-MAX_JSON_VALUES = 2_000_000
+MAX_JSON_VALUES = messagepack.MAX_VALUES
 """Of one JSON text, about. Python decodes with every other thread held up: more than these take
 seconds and gigabytes."""
 MAX_FILELESS_FORM = 2**20
 """Bytes of an urlencoded form, which is decoded in one piece; large fields come as multipart."""
+
+MAX_FIELDS = 100
+"""Of a form, beside its files."""
 
 FetchUrl = Callable[[str, int], Awaitable[bytes]]
 """Fetches a URL, at most that many bytes; raises InvalidRequest where fetching is off."""
@@ -92,12 +97,13 @@ async def parse(request: Request, tuning: IngressTuning, fetch: FetchUrl) -> Par
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body; ImageTooLarge past ``limit`` bytes, before more of it is held."""
-    _require_announced_size(request, limit)
-    body = bytearray()
+    require_announced_size(request, limit)
+    chunks, size = [], 0
     async for chunk in request.stream():
-        body += chunk
-        _require_body_size(len(body), limit)
-    return bytes(body)
+        chunks.append(chunk)
+        size += len(chunk)
+        _require_body_size(size, limit)
+    return b"".join(chunks)
 
 
 async def _read_form(request: Request, parsed: Parsed, limits: Limits) -> None:
@@ -119,7 +125,8 @@ async def read_form(
     max_bytes: int | None = None,
     max_field_bytes: int | None = None,
 ) -> AsyncIterator[FormData]:
-    """The multipart or urlencoded form; large files of it lie on disk while it is open.
+    """The multipart or urlencoded form; large files lie on disk while it is open, where
+    ``max_bytes`` says that they may be videos.
 
     max_bytes: of the body, instead of ``max_request_bytes``; ImageTooLarge past it, and for an
         urlencoded form past ``MAX_FILELESS_FORM``
@@ -129,20 +136,37 @@ async def read_form(
     limit = max_bytes or tuning.max_request_bytes
     if media_type_of(request) == "application/x-www-form-urlencoded":
         limit = min(limit, MAX_FILELESS_FORM)
-    _require_announced_size(request, limit)
+    require_announced_size(request, limit)
     bounded = Request(request.scope, _bounded(request, limit))
+    max_field_bytes = max_field_bytes or tuning.max_image_bytes * 2
     try:
-        form = await bounded.form(
-            max_files=tuning.max_images + 1,
-            max_fields=100,
-            max_part_size=max_field_bytes or tuning.max_image_bytes * 2,
-        )
-    except HTTPException as error:
-        raise InvalidRequest(f"the form cannot be read: {error.detail}") from None
+        if media_type_of(request) == "multipart/form-data":
+            # Pictures stay in memory, as in every other kind of body; only videos go to the disk.
+            spool = _LARGE if max_bytes else limit
+            form = await _multipart(bounded, tuning.max_images + 1, max_field_bytes, spool)
+        else:
+            form = await bounded.form(max_fields=MAX_FIELDS, max_part_size=max_field_bytes)
+    except (HTTPException, MultiPartException) as error:
+        said = error.detail if isinstance(error, HTTPException) else error.message
+        raise InvalidRequest(f"the form cannot be read: {said}") from None
     try:
         yield form
     finally:
         await form.close()
+
+
+async def _multipart(request: Request, max_files: int, max_part: int, spool: int) -> FormData:
+    """The form; files of more than ``spool`` bytes lie on the disk."""
+    async with aclosing(request.stream()) as stream:
+        parser = MultiPartParser(
+            request.headers,
+            stream,
+            max_files=max_files,
+            max_fields=MAX_FIELDS,
+            max_part_size=max_part,
+        )
+        parser.spool_max_size = spool
+        return await parser.parse()
 
 
 @asynccontextmanager
@@ -163,7 +187,7 @@ async def read_video(
         async with read_form(request, tuning, tuning.max_video_bytes) as form:
             yield parsed, _video_of(form, parsed)
     elif media_type.startswith("video/"):
-        _require_announced_size(request, tuning.max_video_bytes)
+        require_announced_size(request, tuning.max_video_bytes)
         with tempfile.SpooledTemporaryFile(max_size=_LARGE) as file:
             bounded = Request(request.scope, _bounded(request, tuning.max_video_bytes))
             async for chunk in bounded.stream():
@@ -224,26 +248,35 @@ async def _read_body(
     if media_type.startswith("image/"):
         parsed.images["image"] = [limits.admit(body)]
     elif media_type == "application/json" or media_type.endswith("+json"):
-        members = await parse_json(body)
-        if not isinstance(members, dict):
-            raise InvalidRequest("the JSON body must be an object")
-        for name, value in members.items():
-            if name in IMAGE_FIELDS:
-                parsed.images[name] = await _resolve_all(name, value, limits, fetch)
-            else:
-                parsed.add_param(name, value)
+        await _add_members(await parse_json(body), parsed, limits, fetch)
+    elif media_type == messagepack.MEDIA_TYPE:
+        members = await _beside_if_large(messagepack.unpack, body)
+        await _add_members(members, parsed, limits, fetch)
+        messagepack.require_plain(parsed.params)
     elif body:
         raise UnsupportedMediaType(
             f"content type {media_type or 'missing'!r}: send multipart/form-data, "
-            "an image/* body or application/json"
+            f"an image/* body, application/json or {messagepack.MEDIA_TYPE}"
         )
+
+
+async def _add_members(members: Any, parsed: Parsed, limits: Limits, fetch: FetchUrl) -> None:
+    if not isinstance(members, dict):
+        raise InvalidRequest("the body must be an object")
+    for name, value in members.items():
+        if name in IMAGE_FIELDS:
+            parsed.images[name] = await _resolve_all(name, value, limits, fetch)
+        else:
+            parsed.add_param(name, value)
 
 
 async def parse_json(body: bytes) -> Any:
     """The JSON value of a body; InvalidRequest as :func:`load_json`."""
-    if len(body) > _LARGE:
-        return await asyncio.to_thread(load_json, body)
-    return load_json(body)
+    return await _beside_if_large(load_json, body)
+
+
+async def _beside_if_large(decode: Callable[[bytes], Any], body: bytes) -> Any:
+    return await asyncio.to_thread(decode, body) if len(body) > _LARGE else decode(body)
 
 
 def load_json(text: bytes) -> Any:
@@ -269,13 +302,15 @@ async def _resolve_all(name: str, value: Any, limits: Limits, fetch: FetchUrl) -
 
 
 async def resolve_image(value: Any, tuning: IngressTuning, fetch: FetchUrl) -> bytes:
-    """The compressed bytes behind one JSON image."""
+    """The compressed bytes behind one image of a JSON or MessagePack body."""
     data = await _bytes_of(value, tuning, fetch)
     _require_image_size(len(data), tuning)
     return data
 
 
 async def _bytes_of(value: Any, tuning: IngressTuning, fetch: FetchUrl) -> bytes:
+    if isinstance(value, bytes):
+        return value  # MessagePack has bytes, JSON none
     if isinstance(value, str):
         return await _from_data_uri(value)
     if not isinstance(value, dict) or len(value) != 1:
@@ -315,7 +350,7 @@ def _decode_base64(text: str) -> bytes:
         raise InvalidRequest("the image is not valid base64") from None
 
 
-def _require_announced_size(request: Request, limit: int) -> None:
+def require_announced_size(request: Request, limit: int) -> None:
     announced = request.headers.get("content-length", "")
     if announced.isdigit():
         _require_body_size(int(announced), limit)

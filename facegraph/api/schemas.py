@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NotRequired, cast
+from typing import Annotated, Any, Literal, NotRequired, cast
 
+from pydantic import WithJsonSchema
 from typing_extensions import TypedDict
 
 from facegraph.faces.liveness import LIVE
@@ -107,8 +108,21 @@ class DetectAnswer(Answer):
     model: str
 
 
+Numbers = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {"type": "number"},
+            "description": "`contract.dimension` numbers; in MessagePack float32 as bin.",
+        }
+    ),
+]
+"""A row of float32 as an array, which JSON, MessagePack and gRPC each write in their way."""
+
+
 class EmbeddedFace(Face):
-    embedding: list[float]
+    embedding: Numbers
 
 
 class ContractAnswer(TypedDict):
@@ -552,3 +566,34 @@ def match_answer(match: Match) -> MatchAnswer:
         "sample_id": match.sample_id,
         "similarity": match.similarity,
     }
+
+
+class EnrollSubjects(TypedDict):
+    new: int
+    already_there: int
+
+
+class RejectedItem(TypedDict):
+    """``item``: a path, or a place in the table."""
+
+    item: str
+    subject_id: str | None
+    code: str
+    detail: str
+
+
+class EnrollResult(TypedDict):
+    """What an enrolling job did: every item read was enrolled, there already, or rejected.
+
+    ``rejected_items`` has the first thousand.
+    """
+
+    collection_id: str
+    read: int
+    enrolled: int
+    already_there: int
+    subjects: EnrollSubjects
+    rejected: int
+    rejected_by_code: dict[str, int]
+    rejected_items: list[RejectedItem]
+    seconds: float

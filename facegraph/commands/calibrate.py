@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from facegraph.bulk.items import SUFFIXES
 from facegraph.calibration import (
     Pairs,
     Recommendation,
@@ -19,8 +20,6 @@ from facegraph.config import DetectorTuning, Settings, settings_from
 from facegraph.errors import ConfigError, FacegraphError
 from facegraph.models.packs import FacePack, find_pack
 from facegraph.types import FloatArray
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 STEP = 0.05
 """Distance of the thresholds in the printed table."""
@@ -64,9 +63,18 @@ def embed_folder(folder: Path, pack: FacePack, settings: Settings) -> tuple[Floa
     from facegraph.faces.embedding import EmbeddingModel
 
     detector = Detector(
-        pack, DetectorTuning(), engine=settings.engine, accelerator=settings.accelerator
+        pack,
+        DetectorTuning(),
+        engine=settings.engine,
+        accelerator=settings.accelerator,
+        engines_dir=settings.engines_path,
     )
-    model = EmbeddingModel(pack, engine=settings.engine, accelerator=settings.accelerator)
+    model = EmbeddingModel(
+        pack,
+        engine=settings.engine,
+        accelerator=settings.accelerator,
+        engines_dir=settings.engines_path,
+    )
     rows = [np.zeros((0, pack.contract.dimension), np.float32)]
     labels = []
     for path in pictures(folder):

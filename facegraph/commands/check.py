@@ -9,7 +9,8 @@ from pathlib import Path
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
-        "check", help="refuse unknown keys and impossible values of a Serve configuration"
+        "check",
+        help="refuse unknown keys and impossible values of a Serve or a cluster configuration",
     )
     parser.add_argument("config", type=Path, nargs="?", default=Path("serve_config.yaml"))
     parser.set_defaults(run=run)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from facegraph.commands.calibrate import SUFFIXES
+from facegraph.bulk.items import SUFFIXES
 from facegraph.commands.pictures import (
     UNREADABLE,
     pictures_under,

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from facegraph.commands.calibrate import SUFFIXES
+from facegraph.bulk.items import SUFFIXES
 from facegraph.commands.processing import Look, Seen
 from facegraph.commands.windows import Window, open_window
 from facegraph.config import DetectorTuning

@@ -136,12 +136,21 @@ def open_models(settings: Settings, devices: Devices, *, embedding: bool) -> Fac
 
     pack = find_pack(settings)
     detector = Detector(
-        pack, DetectorTuning(), engine=settings.engine, accelerator=devices.detector
+        pack,
+        DetectorTuning(),
+        engine=settings.engine,
+        accelerator=devices.detector,
+        engines_dir=settings.engines_path,
     )
     opened: list[Detector | EmbeddingModel] = [detector]
     model: EmbeddingModel | None = None
     if embedding:
-        model = EmbeddingModel(pack, engine=settings.engine, accelerator=devices.embedder)
+        model = EmbeddingModel(
+            pack,
+            engine=settings.engine,
+            accelerator=devices.embedder,
+            engines_dir=settings.engines_path,
+        )
         opened.append(model)
 
     def embed(rgb: ByteArray, faces: Faces) -> FloatArray:

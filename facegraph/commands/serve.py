@@ -23,6 +23,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--host", help="address to listen on; default: the file's")
     parser.add_argument("--port", type=_port, help="port to listen on; default: the file's")
     parser.add_argument(
+        "--grpc-port",
+        type=_port,
+        metavar="PORT",
+        help="speak gRPC too, on this port; default: the file's, else not at all",
+    )
+    parser.add_argument(
         "--tls-certificate",
         dest="certificate",
         type=Path,

@@ -48,7 +48,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     reading.add_argument("--limit", type=_count, default=LIMIT, help=f"entries; default: {LIMIT}")
     reading.set_defaults(run=run_import_dataset)
-    _add_common(reading, "default, or dataset-imported for another contract")
+    add_common(reading, "default, or dataset-imported for another contract")
     _add_report(reading)
 
     exporting = subparsers.add_parser(
@@ -57,7 +57,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     writing = exporting.add_parser("dataset", help="labelled embeddings, as gnosis reads them")
     writing.add_argument("file", type=Path)
     writing.set_defaults(run=run_export_dataset)
-    _add_common(writing, DEFAULT)
+    add_common(writing, DEFAULT)
 
 
 def _register_old(
@@ -80,11 +80,11 @@ def _register_old(
         help="pictures: ID.jpg, ID_anything.jpg, or any name in a folder ID",
     )
     parser.set_defaults(run=run_import_old, system=name)
-    _add_common(parser, f"{name}-imported, or default with --images")
+    add_common(parser, f"{name}-imported, or default with --images")
     _add_report(parser)
 
 
-def _add_common(parser: argparse.ArgumentParser, default: str) -> None:
+def add_common(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--collection", type=_collection_id, metavar="C", help=f"default: {default}"
     )
@@ -115,7 +115,7 @@ async def _import_vectors(options: argparse.Namespace, system: System, report: R
     from facegraph.importing.old_tables import open_old
 
     collection_id = options.collection or f"{system.name}-imported"
-    async with open_old(options.url, system) as old, open_store(_settings(options)) as store:
+    async with open_old(options.url, system) as old, open_store(settings_of(options)) as store:
         contract = contract_of_old(system.name, await old.dimension())
         await own_collection(store, collection_id, contract, source=system.name)
         print(
@@ -137,7 +137,7 @@ async def _import_pictures(options: argparse.Namespace, system: System, report: 
 
     collection_id = options.collection or DEFAULT
     folder = PictureFolder(options.images)
-    async with open_old(options.url, system) as old, _service(_settings(options)) as service:
+    async with open_old(options.url, system) as old, _service(settings_of(options)) as service:
         await active_collection(service.store, collection_id, service.contract)
         print(
             f"{system.name}'s people are embedded anew from the pictures in {options.images}, by "
@@ -159,7 +159,7 @@ async def _import_dataset(options: argparse.Namespace, report: Report) -> None:
     from facegraph.importing.dataset_files import import_dataset
     from facegraph.importing.dataset_reading import measure
 
-    settings = _settings(options)
+    settings = settings_of(options)
     extent = await asyncio.to_thread(measure, options.file, options.limit)
     pack = find_pack(settings)
     contract, foreign = _contract(options.contract, pack, extent.dimension)
@@ -196,7 +196,7 @@ def run_export_dataset(options: argparse.Namespace) -> int:
 async def _export_dataset(options: argparse.Namespace) -> Exported:
     from facegraph.importing.dataset_files import export_dataset
 
-    async with open_store(_settings(options)) as store:
+    async with open_store(settings_of(options)) as store:
         return await export_dataset(store, options.collection or DEFAULT, options.file)
 
 
@@ -227,7 +227,7 @@ def _contract(given: str, pack: FacePack, dimension: int | None) -> tuple[Contra
     return named_contract(given, dimension), True
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def settings_of(options: argparse.Namespace) -> Settings:
     from facegraph.supervisor import configuration
 
     if options.config is None:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from facegraph.images import Raster
 from facegraph.types import CROP_SIZE, ByteArray, Faces, FloatArray
 
 TEMPLATE = np.array(
@@ -73,6 +74,13 @@ def _from_boxes(boxes: Matrices) -> Matrices:
     matrices[:, 0, 0] = matrices[:, 1, 1] = scale
     matrices[:, :, 2] = shift
     return matrices
+
+
+def sample(raster: Raster, matrix: npt.NDArray[np.float64], crop: ByteArray) -> None:
+    """As :func:`warp`, ``matrix`` taking pixels of the picture that ``raster`` is of."""
+    smaller = _grown(raster.factor, raster.factor)
+    smaller[:2, 2] -= raster.left, raster.top
+    warp(raster.rgb, matrix @ smaller, crop)
 
 
 def warp(

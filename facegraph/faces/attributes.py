@@ -102,7 +102,7 @@ class _Network:
         self._kind = KINDS[model.kind]
         self._engine: Engine = open_engine(
             model.file.path,
-            engine=engine,
+            engine="auto" if engine == "tensorrt" else engine,
             accelerator="cpu",
             threads=threads,
             concurrency=concurrency,

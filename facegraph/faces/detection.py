@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,12 +15,28 @@ from facegraph.config import DetectorTuning
 from facegraph.faces.alignment import align
 from facegraph.faces.attributes import AttributeReader
 from facegraph.faces.heads import HEADS, Candidates
-from facegraph.faces.refinement import SIDE, overlap, refine, vote
+from facegraph.faces.looks import Look, Looking, answered
+from facegraph.faces.refinement import SIDE, refine
+from facegraph.faces.seeing import Sight
+from facegraph.faces.suppression import suppressed, votes
+from facegraph.faces.trials import detector_trial
 from facegraph.faces.upright import straighten
-from facegraph.faces.views import FREE_SHAPES, Shape, View, close_up, draw, shrink, tiles, whole
-from facegraph.images import decode
-from facegraph.models.engines import Accelerator, EngineName, open_engine
+from facegraph.faces.views import (
+    FREE_SHAPES,
+    Shape,
+    View,
+    close_up,
+    draw,
+    scaled,
+    shrink,
+    tiles,
+    whole,
+)
+from facegraph.images import Picture, Raster, open_picture
+from facegraph.models.engines import Accelerator, EngineName, described, open_engine
+from facegraph.models.engines.onnxruntime import cuda_available
 from facegraph.models.packs import FacePack
+from facegraph.models.shared import open_shared
 from facegraph.types import ByteArray, Detection, Faces, FloatArray
 
 EDGE = 12.0
@@ -26,9 +45,6 @@ by it: what is left of a face is often found as a smaller one."""
 
 CLOSE_UP_PART = 0.8
 """A face this large, in parts of the image's shorter side, is looked at from farther away."""
-
-MAX_CANDIDATES = 5000
-"""Best-scored boxes looked at in one image; a group photo has some hundred."""
 
 
 class Detector:
@@ -48,19 +64,33 @@ class Detector:
         threads: int = 1,
         concurrency: int = 1,
         gpu_memory_bytes: int | None = None,
+        engines_dir: Path | None = None,
     ) -> None:
+        """``engines_dir``: the engine is chosen by measuring, and remembered there; without it
+        nothing is measured.
+        """
         self._pack = pack
         self._tuning = tuning
         self._head = HEADS[pack.detector.kind]
-        self._engine = open_engine(
-            pack.detector.file.path,
+        opened = functools.partial(
+            open_engine,
             engine=engine,
             accelerator=accelerator,
             threads=threads,
             concurrency=concurrency,
             gpu_memory_bytes=gpu_memory_bytes,
             exact=True,
+            trial=None
+            if engines_dir is None
+            else detector_trial(self._head, tuning.max_batch, engines_dir),
         )
+        self._engine = open_shared(
+            pack.detector.file.path,
+            tuning.max_batch,
+            opened,
+            may_gain=accelerator != "cpu" and cuda_available(),
+        )
+        self._sight = Sight(self._engine, self._head)
         self._attributes = AttributeReader(
             pack.attributes, engine=engine, threads=threads, concurrency=concurrency
         )
@@ -71,6 +101,13 @@ class Detector:
     def reconfigure(self, tuning: DetectorTuning) -> None:
         """Takes effect with the next image; those in work keep the old values."""
         self._tuning = tuning
+        self._sight.limit(tuning.max_batch)
+
+    @property
+    def at_once(self) -> int:
+        """Pictures that gain from being in work at the same time: their network inputs, and those
+        of one picture, run together. 1 where that gains nothing, as on a CPU."""
+        return self._sight.most
 
     def detect(
         self,
@@ -87,53 +124,87 @@ class Detector:
         crops, attributes: only where asked for
         Raises InvalidImage and ImageTooLarge.
         """
-        rgb = decode(image, max_pixels=self._tuning.max_image_pixels)
-        found, scale = self._find(rgb, min_score)
-        faces = self._refined(rgb, found.take(slice(0, max_faces)), scale)
-        aligned = align(rgb, faces if crops else Faces.empty())
-        told = self._attributes.read(rgb, faces) if attributes else None
-        return Detection(rgb.shape[1], rgb.shape[0], faces, aligned, len(found), told)
+        looking = self.detecting(
+            image, max_faces=max_faces, crops=crops, min_score=min_score, attributes=attributes
+        )
+        return answered(looking, self.see)
+
+    def detecting(
+        self,
+        image: bytes,
+        *,
+        max_faces: int,
+        crops: bool,
+        min_score: float | None = None,
+        attributes: bool = False,
+    ) -> Looking[Detection]:
+        """As :meth:`detect`, without running the network: what it wants to look at, in turns.
+
+        Decoding, drawing, merging and aligning happen in whoever drives it. Where only boxes and
+        landmarks are wanted the pixels are decoded no finer than the views need, and again, whole,
+        if a face turns out small. Crops hang on the landmarks' last tenths of a pixel, which
+        differ between the two, so for crops the views are drawn from all pixels.
+        """
+        picture = open_picture(image, max_pixels=self._tuning.max_image_pixels)
+        if crops or attributes:
+            picture.at(1)
+        found, scale = yield from self._find(picture, min_score)
+        faces = yield from self._refined(picture, found.take(slice(0, max_faces)), scale)
+        aligned = align(picture.at(int(crops)).rgb, faces if crops else Faces.empty())
+        told = self._attributes.read(picture.at(1).rgb, faces) if attributes else None
+        return Detection(picture.width, picture.height, faces, aligned, len(found), told)
 
     def detect_pixels(self, rgb: ByteArray) -> Faces:
         """All faces of (h, w, 3) uint8 RGB pixels, in the order of Faces."""
-        return self._refined(rgb, *self._find(rgb))
+        return answered(self._all(Picture.of(rgb)), self.see)
 
-    def _find(self, rgb: ByteArray, min_score: float | None = None) -> tuple[Faces, float]:
+    def _all(self, picture: Picture) -> Looking[Faces]:
+        found, scale = yield from self._find(picture)
+        return (yield from self._refined(picture, found, scale))
+
+    def _find(
+        self, picture: Picture, min_score: float | None = None
+    ) -> Looking[tuple[Faces, float]]:
         """All faces, and the finest scale at which they were looked for."""
         tuning = self._tuning
         least = tuning.min_score if min_score is None else min_score
-        height, width = rgb.shape[:2]
+        width, height = picture.width, picture.height
         fine = tiles(width, height, self._shapes)
+        views = [*fine, whole(width, height, self._shapes)]
+        raster = picture.at(views[0].scale)
         # The finest scale is made first, so that the image at full size is read only once.
-        source, source_scale = rgb, 1.0
-        parts = []
-        if fine:
-            source, source_scale = shrink(rgb, fine[0].scale), fine[0].scale
-            parts = [self._look(source, view, least) for view in fine]
-        view = whole(width, height, self._shapes)
-        parts.append(self._look(shrink(source, view.scale / source_scale), view, least))
+        source = scaled(raster, width, height, views[0].scale)
+        coarse = shrink(source, views[-1].scale / views[0].scale)
+        canvases = [*(draw(source, view) for view in fine), draw(coarse, views[-1])]
+        answers = yield [Look(canvas, least) for canvas in canvases]
+        parts = [_in_picture(seen, view, raster) for seen, view in zip(answers, views, strict=True)]
         if _wants_close_up(parts, width, height):
             near = close_up(width, height, self._shapes)
             if near is not None:
-                small = shrink(source, near.scale / source_scale)
-                parts.append(self._look(small, near, least))
-        return _faces(parts, tuning.nms_iou, width, height), (fine[0] if fine else view).scale
+                if fine:
+                    small = shrink(source, near.scale / views[0].scale)
+                else:
+                    small = scaled(raster, width, height, near.scale)
+                canvas = draw(small, near)
+                (seen,) = yield [Look(canvas, least)]
+                parts.append(_in_picture(seen, near, raster))
+        return _faces(parts, tuning.nms_iou, width, height), views[0].scale
 
-    def _refined(self, rgb: ByteArray, faces: Faces, scale: float) -> Faces:
+    def _refined(self, picture: Picture, faces: Faces, scale: float) -> Looking[Faces]:
         if self._shapes != FREE_SHAPES:
             return faces
         sides = (faces.boxes[:, 2:] - faces.boxes[:, :2]).max(axis=1)
-        faces = refine(rgb, faces, sides * scale < self._head.refine_below, self._see)
-        return straighten(rgb, faces, self._see) if self._head.lags else faces
+        faces = yield from refine(picture, faces, sides * scale < self._head.refine_below)
+        return (yield from straighten(picture, faces)) if self._head.lags else faces
 
-    def _see(self, pixels: ByteArray, min_score: float) -> Candidates:
-        outputs = self._engine.run(self._head.blob(pixels))
-        return self._head.decode(outputs, pixels.shape[0], pixels.shape[1], min_score)
+    def see(self, looks: Sequence[Look]) -> list[Candidates]:
+        """What the network sees in each, in pixels of the look."""
+        return self._sight.see(looks)
 
     def warm_up(self) -> None:
         """Run every input size once, so that no request pays for compiling."""
-        for shape in (*self._shapes, *([(SIDE, SIDE)] if self._shapes == FREE_SHAPES else [])):
-            self._engine.run(self._head.blob(np.zeros((*shape, 3), np.uint8)))
+        small = [(SIDE, SIDE)] if self._shapes == FREE_SHAPES else []
+        self._sight.warm_up([*self._shapes, *small])
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -142,21 +213,9 @@ class Detector:
             "file": self._pack.detector.file.name,
             "sha256": self._pack.detector.file.sha256,
             "licence": self._pack.licence.name,
-            "engine": self._engine.name,
-            "provider": self._engine.provider,
+            **described(self._engine),
             "attributes": self._attributes.describe(),
         }
-
-    def _look(self, scaled: ByteArray, view: View, min_score: float) -> Candidates:
-        """What the network sees in one view, in pixels of the image."""
-        seen = self._see(draw(scaled, view), min_score)
-        seen = _only(seen, ~_cut(seen.boxes, view))
-        corner = np.array([view.left, view.top], np.float32)
-        return Candidates(
-            (seen.boxes + np.tile(corner, 2)) / np.float32(view.scale),
-            (seen.landmarks + corner) / np.float32(view.scale),
-            seen.scores,
-        )
 
 
 def _shapes(input_shape: tuple[int | None, ...]) -> tuple[Shape, ...]:
@@ -164,6 +223,18 @@ def _shapes(input_shape: tuple[int | None, ...]) -> tuple[Shape, ...]:
     if height is None or width is None:
         return FREE_SHAPES
     return ((height, width),)
+
+
+def _in_picture(seen: Candidates, view: View, raster: Raster) -> Candidates:
+    """From pixels of a view on ``raster`` to pixels of the picture, without what the view cuts."""
+    seen = _only(seen, ~_cut(seen.boxes, view))
+    corner = np.array([view.left, view.top], np.float32)
+    overhang = np.array([raster.left, raster.top], np.float32)
+    return Candidates(
+        (seen.boxes + np.tile(corner, 2)) / np.float32(view.scale) - np.tile(overhang, 2),
+        (seen.landmarks + corner) / np.float32(view.scale) - overhang,
+        seen.scores,
+    )
 
 
 def _wants_close_up(parts: list[Candidates], width: int, height: int) -> bool:
@@ -196,23 +267,11 @@ def _faces(parts: list[Candidates], nms_iou: float, width: int, height: int) -> 
     seen = _only(Candidates(boxes, landmarks, scores), sound)
     clipped, sides = clipped[sound], sides[sound]
     # Clipped, because what networks guess beyond the frame differs from cell to cell.
-    rows = _suppressed(clipped, seen.scores, nms_iou)
+    rows = suppressed(clipped, seen.scores, nms_iou)
     area = sides[rows, 0].astype(np.float64) * sides[rows, 1]
     order = np.lexsort((clipped[rows, 0], clipped[rows, 1], -seen.scores[rows], -area))
     rows = rows[order]
-    points = np.array([vote(seen.boxes[row], seen) for row in rows], np.float32)
-    return Faces(clipped[rows], points.reshape(-1, 5, 2), np.clip(seen.scores[rows], 0, 1))
-
-
-def _suppressed(boxes: FloatArray, scores: FloatArray, iou: float) -> npt.NDArray[np.intp]:
-    """Rows that no better-scored box covers by ``iou`` or more."""
-    left = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
-    kept = []
-    while len(left):
-        best, left = left[0], left[1:]
-        kept.append(best)
-        left = left[overlap(boxes[best], boxes[left]) < iou]
-    return np.array(kept, np.intp)
+    return Faces(clipped[rows], votes(rows, seen), np.clip(seen.scores[rows], 0, 1))
 
 
 def _only(seen: Candidates, rows: npt.NDArray[np.bool_]) -> Candidates:

@@ -6,6 +6,7 @@ A head holds no state, so threads share it.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +21,7 @@ from facegraph.types import ByteArray, FloatArray
 STRIDES = (8, 16, 32)
 
 Outputs = Sequence[npt.NDArray[np.float32]]
+"""Each (inputs, cells, width), or (cells, width) and (1, cells, width) where one input ran."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +53,12 @@ class Head(Protocol):
         """Candidates that score at least ``min_score`` in an input of this size."""
         ...
 
+    def decode_many(
+        self, outputs: Outputs, count: int, height: int, width: int, min_score: float, /
+    ) -> list[Candidates]:
+        """The candidates of each of ``count`` inputs of this size that ran together."""
+        ...
+
 
 class YuNetHead:
     """YuNet 2023: per stride a class and an object score, a box and five points per cell.
@@ -66,15 +74,22 @@ class YuNetHead:
         return _blob(canvas, scale=1.0, mean=0.0, swap=True)  # trained on BGR 0..255
 
     def decode(self, outputs: Outputs, height: int, width: int, min_score: float) -> Candidates:
-        cls, obj, bbox, kps = _columns(outputs, self.WIDTHS)
+        return self.decode_many(outputs, 1, height, width, min_score)[0]
+
+    def decode_many(
+        self, outputs: Outputs, count: int, height: int, width: int, min_score: float
+    ) -> list[Candidates]:
+        corners, strides = _grid(height, width, 1)
+        cls, obj, bbox, kps = _columns(outputs, self.WIDTHS, count, len(strides))
         scores = np.sqrt(np.clip(cls[:, 0], 0, 1) * np.clip(obj[:, 0], 0, 1))
         keep = np.flatnonzero(scores >= min_score)
-        corners, strides = _grid(height, width, 1)
-        corner, stride, bbox = corners[keep], strides[keep, None], bbox[keep]
+        cell = keep % len(strides)
+        corner, stride, bbox = corners[cell], strides[cell, None], bbox[keep]
         center = (corner + bbox[:, :2]) * stride
         half = np.exp(np.clip(bbox[:, 2:], -20, 20)) * stride / 2
         points = (kps[keep].reshape(-1, 5, 2) + corner[:, None]) * stride[:, None]
-        return Candidates(np.hstack([center - half, center + half]), points, scores[keep])
+        seen = Candidates(np.hstack([center - half, center + half]), points, scores[keep])
+        return _by_input(seen, keep // len(strides), count)
 
 
 class ScrfdHead:
@@ -93,27 +108,54 @@ class ScrfdHead:
         return _blob(canvas, scale=1 / 128, mean=127.5, swap=False)
 
     def decode(self, outputs: Outputs, height: int, width: int, min_score: float) -> Candidates:
-        score, distance, offset = _columns(outputs, self.WIDTHS)
-        keep = np.flatnonzero(score[:, 0] >= min_score)
+        return self.decode_many(outputs, 1, height, width, min_score)[0]
+
+    def decode_many(
+        self, outputs: Outputs, count: int, height: int, width: int, min_score: float
+    ) -> list[Candidates]:
         corners, strides = _grid(height, width, self.ANCHORS)
-        stride = strides[keep, None]
-        anchor = corners[keep] * stride
+        score, distance, offset = _columns(outputs, self.WIDTHS, count, len(strides))
+        keep = np.flatnonzero(score[:, 0] >= min_score)
+        cell = keep % len(strides)
+        stride = strides[cell, None]
+        anchor = corners[cell] * stride
         distance = distance[keep] * stride
         boxes = np.hstack([anchor - distance[:, :2], anchor + distance[:, 2:]])
         points = anchor[:, None] + offset[keep].reshape(-1, 5, 2) * stride[:, None]
-        return Candidates(boxes, points, score[keep, 0])
+        seen = Candidates(boxes, points, score[keep, 0])
+        return _by_input(seen, keep // len(strides), count)
 
 
 HEADS: dict[str, Head] = {"yunet": YuNetHead(), "scrfd": ScrfdHead()}
 
 
-def _columns(outputs: Outputs, widths: Sequence[int]) -> list[FloatArray]:
-    """The outputs of all strides joined, part by part: (cells, width) each."""
+def _columns(outputs: Outputs, widths: Sequence[int], count: int, cells: int) -> list[FloatArray]:
+    """The outputs of all strides joined, part by part: (count · cells, width) each, input after
+    input."""
     found = tuple(output.shape[-1] for output in outputs)
     if found != tuple(widths):
         raise ConfigError(f"the detector's outputs are {found} wide, expected {tuple(widths)}")
-    flat = [output.reshape(-1, output.shape[-1]) for output in outputs]
-    return [np.concatenate(flat[at : at + 3]) for at in range(0, len(flat), 3)]
+    rows = sum(output.size // output.shape[-1] for output in outputs[:3])
+    inputs = outputs[0].shape[0] if outputs[0].ndim == 3 else 1
+    if (inputs, rows) != (count, count * cells):
+        raise ConfigError(
+            f"the detector's outputs are {rows} rows of {inputs} inputs, "
+            f"expected {count * cells} of {count}"
+        )
+    parts = [output.reshape(count, -1, output.shape[-1]) for output in outputs]
+    joined = [np.concatenate(parts[at : at + 3], axis=1) for at in range(0, len(parts), 3)]
+    return [part.reshape(-1, part.shape[-1]) for part in joined]
+
+
+def _by_input(seen: Candidates, inputs: npt.NDArray[np.intp], count: int) -> list[Candidates]:
+    """Those of each of ``count`` inputs; ``inputs``: which one each lies in, ascending."""
+    if count == 1:
+        return [seen]
+    ends = np.searchsorted(inputs, np.arange(count + 1))
+    return [
+        Candidates(seen.boxes[a:b], seen.landmarks[a:b], seen.scores[a:b])
+        for a, b in itertools.pairwise(ends)
+    ]
 
 
 def _blob(canvas: ByteArray, *, scale: float, mean: float, swap: bool) -> FloatArray:

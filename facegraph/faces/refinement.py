@@ -9,13 +9,14 @@ from a similarity of 0.30 to 0.42. SCRFD gains nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from facegraph.faces.heads import Candidates
+from facegraph.faces.looks import Look, Looking, in_turns
+from facegraph.faces.suppression import votes
+from facegraph.images import Picture
 from facegraph.types import ByteArray, Faces, FloatArray
 
 SIDE = 256
@@ -30,39 +31,25 @@ MIN_SCORE = 0.3
 MAX_DRIFT = 0.25
 """Farther from the middle, in parts of the face's size, it is another face."""
 
-VOTE_OVERLAP = 0.5
 
-Look = Callable[[ByteArray, float], Candidates]
-"""Runs the network on (256, 256, 3) pixels; the number is the least score."""
-
-
-def refine(rgb: ByteArray, faces: Faces, small: npt.NDArray[np.bool_], look: Look) -> Faces:
+def refine(picture: Picture, faces: Faces, small: npt.NDArray[np.bool_]) -> Looking[Faces]:
     """``faces`` with better landmarks for those marked ``small``; boxes and scores stay."""
+    rows = np.flatnonzero(small)
+    if not len(rows):
+        return faces
+    rgb = picture.at(1).rgb
     landmarks = faces.landmarks.copy()
-    for row in np.flatnonzero(small):
-        pixels, corner, scale = _close_up(rgb, faces.boxes[row])
-        seen = central(look(pixels, MIN_SCORE))
-        if seen is not None:
-            landmarks[row] = corner + seen[0] / scale
+    points = yield from in_turns([_again(rgb, faces.take(slice(row, row + 1))) for row in rows])
+    landmarks[rows] = points
     return Faces(faces.boxes, landmarks, faces.detection_scores)
 
 
-def vote(box: FloatArray, seen: Candidates) -> FloatArray:
-    """The landmarks (5, 2) that the candidates for one box agree on, by their squared scores.
-
-    A network answers for one face from several cells; their mean is steadier than the best.
-    """
-    weights = np.where(overlap(box, seen.boxes) >= VOTE_OVERLAP, seen.scores, 0.0) ** 2
-    mean = np.tensordot(weights, seen.landmarks, axes=1) / max(float(weights.sum()), 1e-9)
-    return np.asarray(mean, np.float32)
-
-
-def overlap(box: FloatArray, boxes: FloatArray) -> FloatArray:
-    """Intersection over union of one box with each of ``boxes``: (n,) float32."""
-    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
-    common = np.clip(high - low, 0, None).prod(axis=1)
-    union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) - common
-    return np.asarray(common / np.maximum(union, 1e-9), np.float32)
+def _again(rgb: ByteArray, face: Faces) -> Looking[FloatArray]:
+    """The landmarks (5, 2) of one face in a close-up; the old ones where it shows none."""
+    pixels, corner, scale = _close_up(rgb, face.boxes[0])
+    (answer,) = yield [Look(pixels, MIN_SCORE)]
+    seen = central(answer)
+    return face.landmarks[0] if seen is None else np.asarray(corner + seen[0] / scale, np.float32)
 
 
 def _close_up(rgb: ByteArray, box: FloatArray) -> tuple[ByteArray, FloatArray, float]:
@@ -85,5 +72,5 @@ def central(seen: Candidates) -> tuple[FloatArray, float] | None:
     if not near.any():
         return None
     best = np.flatnonzero(near)[np.argmax(seen.scores[near])]
-    points = vote(seen.boxes[best], seen)
+    (points,) = votes(best[None], seen)
     return (points, float(seen.scores[best])) if np.isfinite(points).all() else None

@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from facegraph.faces import pose
-from facegraph.faces.alignment import similarity, warp
-from facegraph.faces.refinement import FILL, MIN_SCORE, SIDE, Look, central
-from facegraph.types import ByteArray, Faces, FloatArray
+from facegraph.faces.alignment import sample, similarity
+from facegraph.faces.looks import Look, Looking, in_turns
+from facegraph.faces.refinement import FILL, MIN_SCORE, SIDE, central
+from facegraph.images import Picture, Raster
+from facegraph.types import Faces, FloatArray
 
 MIN_LEAN = 3.0
 """Degrees that the points must show; nine in ten upright faces show less."""
@@ -39,11 +41,15 @@ STRONG = 20.0
 points stay. Of a head that leans by ``STRONG`` and more, those of the window are better anyway."""
 
 
-def straighten(rgb: ByteArray, faces: Faces, look: Look) -> Faces:
+def straighten(picture: Picture, faces: Faces) -> Looking[Faces]:
     """``faces`` with better landmarks for those that lean; boxes and scores stay."""
+    rows = np.flatnonzero(leaning(faces.landmarks))
+    if not len(rows):
+        return faces
+    raster = picture.at(max(_scale(faces.boxes[row]) for row in rows))
     landmarks = faces.landmarks.copy()
-    for row in np.flatnonzero(leaning(landmarks)):
-        points = _followed(rgb, faces.take(slice(row, row + 1)), look)
+    followed = [_followed(raster, faces.take(slice(row, row + 1))) for row in rows]
+    for row, points in zip(rows, (yield from in_turns(followed)), strict=True):
         before, after = leans(np.stack([landmarks[row], points]))
         if abs(after - before) >= MIN_CHANGE or abs(after) >= STRONG:
             landmarks[row] = points
@@ -63,7 +69,7 @@ def leans(landmarks: FloatArray) -> FloatArray:
     return np.asarray(np.degrees(np.arctan2(-matrices[:, 1, 0], matrices[:, 0, 0])), np.float32)
 
 
-def _followed(rgb: ByteArray, face: Faces, look: Look) -> FloatArray:
+def _followed(raster: Raster, face: Faces) -> Looking[FloatArray]:
     """The landmarks (5, 2) of one face, from the last look that was no wrong turn."""
     points, score = face.landmarks[0], float(face.detection_scores[0])
     turn, lean = 0.0, float(leans(face.landmarks)[0])
@@ -71,8 +77,9 @@ def _followed(rgb: ByteArray, face: Faces, look: Look) -> FloatArray:
         turn += GAIN * lean
         matrix = _turned_back(face.boxes[0], turn)
         pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
-        warp(rgb, matrix, pixels)
-        seen = central(look(pixels, MIN_SCORE))
+        sample(raster, matrix, pixels)
+        (answer,) = yield [Look(pixels, MIN_SCORE)]
+        seen = central(answer)
         if seen is None or seen[1] < score - MAX_LOSS:
             break
         shown, score = seen
@@ -87,10 +94,13 @@ def _turned_back(box: FloatArray, degrees: float) -> npt.NDArray[np.float64]:
     """(2, 3): image → network's input, where a head is upright that leans ``degrees`` clockwise."""
     x1, y1, x2, y2 = (float(value) for value in box)
     middle = ((x1 + x2) / 2, (y1 + y2) / 2)
-    scale = FILL * SIDE / max(x2 - x1, y2 - y1)
-    matrix = np.asarray(cv2.getRotationMatrix2D(middle, degrees, scale), np.float64)
+    matrix = np.asarray(cv2.getRotationMatrix2D(middle, degrees, _scale(box)), np.float64)
     matrix[:, 2] += SIDE / 2 - np.array(middle)
     return matrix
+
+
+def _scale(box: FloatArray) -> float:
+    return FILL * SIDE / float((box[2:] - box[:2]).max())
 
 
 def _mapped(points: FloatArray, matrix: npt.NDArray[np.float64]) -> FloatArray:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from facegraph.images import Raster
 from facegraph.types import ByteArray
 
 MARGIN = 32
@@ -118,8 +119,26 @@ def draw(scaled: ByteArray, view: View) -> ByteArray:
     return canvas
 
 
+def scaled(raster: Raster, width: int, height: int, scale: float) -> ByteArray:
+    """The picture of ``width`` × ``height`` pixels, scaled, from the pixels at hand.
+
+    A point of the picture lies where it would lie had all of them been decoded, to a small part of
+    a pixel; rounding the size of what is already small would move it by one.
+    """
+    if raster.factor == 1:
+        return shrink(raster.rgb, scale)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    zoom = (size[0] * raster.factor / width, size[1] * raster.factor / height)
+    pixels = cv2.resize(raster.rgb, None, fx=zoom[0], fy=zoom[1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(pixels[: size[1], : size[0]], np.uint8)
+
+
 def shrink(rgb: ByteArray, scale: float) -> ByteArray:
-    """``rgb`` scaled, at least one pixel on each side; averaging where much is lost."""
+    """``rgb`` scaled, at least one pixel on each side; averaging where much is lost.
+
+    Averaging by a whole factor first would be five times faster, and turn embeddings by up to
+    0.92: that much do landmarks owe to how the pixels of a view were made.
+    """
     if scale == 1:
         return rgb
     size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))

@@ -33,9 +33,11 @@ class Person:
     id: str
     name: str | None
     metadata: Mapping[str, Any]
+    external_id: str | None = None
 
     def __post_init__(self) -> None:
         check_text("name", self.name)
+        check_text("external_id", self.external_id)
         check_metadata(self.metadata)
 
 
@@ -116,7 +118,7 @@ async def _add(
                 write,
                 subject_id,
                 name=person.name,
-                external_id=None,
+                external_id=person.external_id,
                 metadata=check_metadata(person.metadata),
                 samples=len(new),
             )

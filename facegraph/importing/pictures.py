@@ -76,20 +76,7 @@ class PictureFolder:
 
     def read(self, picture: Picture, max_bytes: int) -> bytes:
         """The file's bytes; Rejected."""
-        try:
-            real = picture.path.resolve(strict=True)
-            if not real.is_relative_to(self._root):
-                raise Rejected("outside_folder", "a link that leads out of the folder")
-            if not real.is_file():
-                raise Rejected("no_file", "no file that can be read")
-            with real.open("rb") as file:
-                data = file.read(max_bytes + 1)
-        except (OSError, RuntimeError) as error:  # pathlib's for a link that leads to itself
-            said = getattr(error, "strerror", None) or "cannot be read"
-            raise Rejected("unreadable", said) from None
-        if len(data) > max_bytes:
-            raise Rejected("image_too_large", f"the file has more than {max_bytes} bytes")
-        return data
+        return read_below(self._root, picture.path, max_bytes)
 
     def _picture(self, *names: str) -> Picture:
         return Picture("/".join(names), self._root.joinpath(*names))
@@ -109,3 +96,21 @@ class PictureFolder:
 
 def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def read_below(root: Path | None, path: Path, max_bytes: int) -> bytes:
+    """A file's bytes; Rejected, also for one that is not below ``root``, links resolved."""
+    try:
+        real = path.resolve(strict=True)
+        if root is not None and not real.is_relative_to(root):
+            raise Rejected("outside_folder", "a link that leads out of the folder")
+        if not real.is_file():
+            raise Rejected("no_file", "no file that can be read")
+        with real.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except (OSError, RuntimeError) as error:  # pathlib's for a link that leads to itself
+        said = getattr(error, "strerror", None) or "cannot be read"
+        raise Rejected("unreadable", said) from None
+    if len(data) > max_bytes:
+        raise Rejected("image_too_large", f"the file has more than {max_bytes} bytes")
+    return data

@@ -17,6 +17,9 @@ from facegraph.supervisor.tls import Tls, tls_of
 
 LOOPBACK = "127.0.0.1"
 
+SERVICER = "facegraph.api.grpc.service.add_to_server"
+"""What Serve is told to speak gRPC with."""
+
 NOT_HERE = ("ssl_keyfile_password", "ssl_ca_certs")
 """Options of Serve's own HTTP server; to drop one in silence would open what it closes."""
 
@@ -32,6 +35,8 @@ class Launch:
     tls: Tls | None = None
     gpus: str | None = None
     """The GPUs that it may see, as CUDA_VISIBLE_DEVICES writes them; None: those of the caller."""
+    grpc_port: int | None = None
+    """Where it speaks gRPC too, on the same host; None: nowhere."""
 
     @property
     def url(self) -> str:
@@ -70,9 +75,13 @@ def read(path: Path, above: Overrides | None = None) -> Launch:
         application["args"] = (application.get("args") or {}) | {
             "accelerator": above.devices.accelerator
         }
+    grpc_port = above.grpc_port or _grpc_port(document.get("grpc_options") or {})
+    if grpc_port is not None:
+        document["grpc_options"] = {"port": grpc_port, "grpc_servicer_functions": [SERVICER]}
     args = {k: v for k, v in (application.get("args") or {}).items() if k != "resources"}
     settings = settings_from(args)
-    return Launch(document, settings, http["host"], http["port"], tls, above.devices.visible)
+    visible = above.devices.visible
+    return Launch(document, settings, http["host"], http["port"], tls, visible, grpc_port)
 
 
 def write(launch: Launch, folder: Path, *, host: str | None = None) -> Path:
@@ -87,6 +96,14 @@ def write(launch: Launch, folder: Path, *, host: str | None = None) -> Path:
 def with_data_folder(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:
     """``environment`` naming the data folder absolutely, for processes with other folders."""
     return {**environment, "FACEGRAPH_DATA_DIR": os.fspath(settings.data_path)}
+
+
+def _grpc_port(options: Mapping[str, Any]) -> int | None:
+    """The file's; a port without a servicer is Serve's way of saying that gRPC is off."""
+    if not options.get("grpc_servicer_functions"):
+        return None
+    port: int = options.get("port", 9000)
+    return port
 
 
 def _tls(http: dict[str, Any], above: Overrides) -> Tls | None:

@@ -13,10 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from facegraph.errors import StartupError
+from facegraph.supervisor.haproxy import KEY_VARIABLE
 from facegraph.supervisor.ports import free_ports
 
 MESSAGE_BYTES = 256 * 2**20
 """Largest message between replicas; gRPC's own 4 MiB is less than one large photo."""
+
+RPC_BYTES = 80 * 2**20
+"""Largest message of a gRPC client, by default 2 GiB. The app's own limit, which lies below, says
+so in a problem."""
 
 MALLOC_KEEPS_BYTES = 256 * 2**20
 """Freed memory that a process keeps for its next picture."""
@@ -27,14 +32,17 @@ LOG_BYTES = 16 * 2**20
 """Size at which a log file of Ray is rotated."""
 
 
-def ray_environment(inherited: Mapping[str, str], runtime: Path, door: str) -> dict[str, str]:
+def ray_environment(
+    inherited: Mapping[str, str], runtime: Path, door: str, rpc_door: str = ""
+) -> dict[str, str]:
     """``inherited`` without what would tie us to another cluster, with the fast path added.
 
-    ``door``: what HAProxy listens on (:func:`facegraph.supervisor.haproxy.door`). A variable of
-    the fast path that the operator has set already is left as it is.
+    ``door``: what HAProxy listens on (:func:`facegraph.supervisor.haproxy.door`), ``rpc_door``:
+    for gRPC, where it is on. A variable of the fast path that the operator has set already is
+    left as it is.
     """
     kept = {k: v for k, v in inherited.items() if k not in {"RAY_ADDRESS", "RAY_NAMESPACE"}}
-    return _fast_path() | kept | _apart(runtime, door)
+    return _fast_path() | kept | _apart(runtime, door, rpc_door)
 
 
 def behind_haproxy(environment: Mapping[str, str]) -> bool:
@@ -48,6 +56,7 @@ def _fast_path() -> dict[str, str]:
         HAPROXY: "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MESSAGE_BYTES),
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(RPC_BYTES),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # Serve has drained before Ray ends
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
@@ -66,11 +75,12 @@ def _fast_path() -> dict[str, str]:
     }
 
 
-def _apart(runtime: Path, door: str) -> dict[str, str]:
+def _apart(runtime: Path, door: str, rpc_door: str) -> dict[str, str]:
     """What keeps this instance to itself.
 
     The token matters: every replica opens a gRPC port on all interfaces that unpickles what it
-    is sent, and with a token it refuses everyone outside this instance.
+    is sent, and with a token it refuses everyone outside this instance. The door's key does the
+    same for the ports on which ingress replicas speak gRPC.
     """
     stats, metrics, http, grpc = free_ports(4)
     haproxy = runtime / "h"
@@ -78,7 +88,8 @@ def _apart(runtime: Path, door: str) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback; the name tells only where it began
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy_shim(runtime, door)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy_shim(runtime, door, rpc_door)),
+        **({KEY_VARIABLE: secrets.token_hex(32)} if rpc_door else {}),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "c"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "s"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "m"),
@@ -91,13 +102,13 @@ def _apart(runtime: Path, door: str) -> dict[str, str]:
     }
 
 
-def _haproxy_shim(runtime: Path, door: str) -> Path:
+def _haproxy_shim(runtime: Path, door: str, rpc_door: str) -> Path:
     """An executable that runs :mod:`facegraph.supervisor.haproxy`.
 
     StartupError where the folder allows none, as a container's tmpfs by default.
     """
     source = str(Path(__file__).with_name("haproxy.py"))
-    command = shlex.join([sys.executable, "-S", source, _haproxy(), door])
+    command = shlex.join([sys.executable, "-S", source, _haproxy(), rpc_door, door])
     shim = runtime / "haproxy"
     shim.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     shim.chmod(0o700)

@@ -4,6 +4,8 @@ Serve binds HAProxy's statistics and metrics to all interfaces, logs every reque
 port where nobody listens, answers plain-text 500s while no ingress replica is up, and knows HTTPS
 only for its own, slower server; none of it has a setting. Serve itself and its replicas, which
 answer plain HTTP on ports of their own, stay on loopback: HAProxy's door is the only one outside.
+Replicas that speak gRPC listen on all interfaces; a key that only HAProxy adds tells a request
+that came through its door.
 Runs as a script, on the standard library alone, at every start and reload.
 """
 
@@ -21,7 +23,18 @@ SIDE_DOOR = re.compile(r"^((?:frontend prometheus|listen stats)\n *bind) \*?:(\d
 
 DOOR = re.compile(r"^(frontend http_frontend\n *bind ).*$", re.MULTILINE)
 
+RPC_DOOR = re.compile(
+    r"^(frontend grpc_frontend\n(?: *#.*\n)* *bind )(.*)$(?:\n *http-request set-header "
+    r"x-facegraph-door .*$)?",
+    re.MULTILINE,
+)
+
+KEY_HEADER = "x-facegraph-door"
+KEY_VARIABLE = "_FACEGRAPH_DOOR_KEY"
+
 SECURE = "ssl-min-ver TLSv1.2 alpn http/1.1"
+
+SECURE_RPC = "ssl-min-ver TLSv1.2 alpn h2"
 
 SAYS_HTTPS = "\n    http-request set-header x-forwarded-proto https"
 """So that a redirect that the service answers leads back to https."""
@@ -46,18 +59,36 @@ def door(host: str, port: int, pem: Path | None = None) -> str:
     return f"{host}:{port}" if pem is None else f"{host}:{port} ssl crt {pem} {SECURE}"
 
 
-def mend(configuration: str, front: str) -> str:
-    """The configuration with ``front`` as its door, its side doors on loopback, naming the client,
-    without the syslog.
+def rpc_door(host: str, port: int, pem: Path | None = None) -> str:
+    """What HAProxy binds for gRPC: TLS and nothing else where ``pem`` holds a certificate."""
+    plain = f"{host}:{port} proto h2"
+    return plain if pem is None else f"{host}:{port} ssl crt {pem} {SECURE_RPC}"
 
-    ValueError where Serve's frontend is not found: it would answer in the clear.
+
+def mend(configuration: str, front: str, rpc: str = "", key: str = "") -> str:
+    """The configuration with ``front`` as its door, and ``rpc`` as gRPC's where it has one, its
+    side doors on loopback, naming the client, without the syslog.
+
+    ValueError where Serve's frontend is not found: it would answer in the clear. And where gRPC
+    is on without a door or a key: it would answer everybody.
     """
     secure = SAYS_HTTPS if " ssl " in front and SAYS_HTTPS not in configuration else ""
     configuration, doors = DOOR.subn(lambda found: found[1] + front + secure, configuration)
     if doors != 1:
         raise ValueError("Serve wrote an HAProxy configuration without its frontend")
+    configuration = _mend_rpc(configuration, rpc, key)
     named = DEFAULTS.sub(r"\g<0>    option forwardfor\n", configuration)
     return SIDE_DOOR.sub(r"\1 127.0.0.1:\2", SYSLOG.sub("", named))
+
+
+def _mend_rpc(configuration: str, rpc: str, key: str) -> str:
+    if "frontend grpc_frontend" not in configuration:
+        return configuration
+    add = f"\n    http-request set-header {KEY_HEADER} {key}"
+    configuration, doors = RPC_DOOR.subn(lambda found: found[1] + rpc + add, configuration)
+    if doors != 1 or not rpc or not key:
+        raise ValueError("gRPC is on, and has no door of ours or no key")
+    return configuration
 
 
 def error_page() -> str:
@@ -73,9 +104,10 @@ def error_page() -> str:
     )
 
 
-def main(binary: str, front: str, arguments: list[str]) -> None:
+def main(binary: str, rpc: str, front: str, arguments: list[str]) -> None:
     path = Path(arguments[arguments.index("-f") + 1])
-    path.write_text(mend(path.read_text(), front))
+    key = os.environ.get(KEY_VARIABLE, "")
+    path.write_text(mend(path.read_text(), front, rpc, key))
     path.with_name("500.http").write_text(error_page())
     _die_with_parent()
     os.execv(binary, [binary, *arguments])
@@ -90,4 +122,4 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])

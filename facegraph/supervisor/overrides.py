@@ -18,6 +18,7 @@ from facegraph.supervisor.devices import Devices, old_devices
 OPTIONS = {
     "host": "--host",
     "port": "--port",
+    "grpc_port": "--grpc-port",
     "certificate": "--tls-certificate",
     "key": "--tls-key",
 }
@@ -39,6 +40,7 @@ class Overrides:
 
     host: str | None = None
     port: int | None = None
+    grpc_port: int | None = None
     certificate: Path | None = None
     key: Path | None = None
     log_level: str | None = None
@@ -71,7 +73,7 @@ def overrides(given: Mapping[str, Any], environ: Mapping[str, str]) -> Overrides
 
 
 def _parsed(option: str, name: str, value: str) -> str | int | Path:
-    if option == "port":
+    if option in {"port", "grpc_port"}:
         if not value.isdecimal() or not 0 < int(value) < 2**16:
             raise ConfigError(f"{name}={value} is no port; a number from 1 to 65535 is")
         return int(value)

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 
 from facegraph.errors import ConfigError
 
+HOST_AND_PORT = "--host and --port, or PORT= for make serve"
+
 
 def free_ports(count: int) -> list[int]:
     """``count`` different loopback ports that nothing listens on now.
@@ -20,7 +22,7 @@ def free_ports(count: int) -> list[int]:
         return [int(sock.getsockname()[1]) for sock in sockets]
 
 
-def require_free(host: str, port: int) -> None:
+def require_free(host: str, port: int, options: str = HOST_AND_PORT) -> None:
     """ConfigError when ``host:port`` is taken."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -28,6 +30,5 @@ def require_free(host: str, port: int) -> None:
             sock.bind((host, port))
         except OSError as error:
             raise ConfigError(
-                f"cannot listen on {host}:{port} ({error.strerror}); "
-                "choose another with --host and --port, or PORT= for make serve"
+                f"cannot listen on {host}:{port} ({error.strerror}); choose another with {options}"
             ) from None

@@ -15,7 +15,7 @@ from facegraph.errors import ConfigError, StartupError
 from facegraph.supervisor import configuration, processes
 from facegraph.supervisor.configuration import Launch
 from facegraph.supervisor.environment import behind_haproxy, ray_environment
-from facegraph.supervisor.haproxy import door
+from facegraph.supervisor.haproxy import door, rpc_door
 from facegraph.supervisor.instance import Instance
 from facegraph.supervisor.journal import Journal
 from facegraph.supervisor.parts import database, face_pack, segmenter
@@ -70,7 +70,8 @@ def supervise(
             instance.start(configuration.write(launch, folder, host=inside), pass_on)
             state = _wait_ready(launch, instance, journal, pass_on)
             say(
-                f"Facegraph answers at {launch.url} (documentation: {launch.url}/docs); "
+                f"Facegraph answers at {launch.url} (documentation: {launch.url}/docs)"
+                f"{_grpc(launch)}; "
                 f"{_models(state)}; data in {launch.settings.data_path}"
             )
             return _watch(instance, journal, pass_on, complain)
@@ -79,14 +80,20 @@ def supervise(
 
 
 def _require_servable(launch: Launch) -> None:
-    """ConfigError where the address is taken, or HTTPS is asked for and cannot be served."""
+    """ConfigError where an address is taken, or HTTPS or gRPC cannot be served."""
     require_free(launch.host, launch.port)
-    if launch.tls is None:
+    if launch.grpc_port is not None:
+        require_free(launch.host, launch.grpc_port, "--host and --grpc-port")
+    if launch.tls is not None:
+        launch.tls.check()
+    if behind_haproxy(os.environ):
         return
-    launch.tls.check()
-    if not behind_haproxy(os.environ):
+    off = "RAY_SERVE_ENABLE_HA_PROXY=0 takes it off"
+    if launch.tls is not None:
+        raise ConfigError(f"HTTPS is served by HAProxy, and {off}")
+    if launch.grpc_port is not None:
         raise ConfigError(
-            "HTTPS is served by HAProxy, and RAY_SERVE_ENABLE_HA_PROXY=0 takes it off"
+            f"gRPC is served by HAProxy, and {off}: Serve itself would open it on every interface"
         )
 
 
@@ -95,7 +102,8 @@ def _environment(launch: Launch, folder: Path) -> dict[str, str]:
     if launch.gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = launch.gpus
     pem = launch.tls.bundle(folder) if launch.tls else None
-    return ray_environment(environment, folder, door(launch.host, launch.port, pem))
+    rpc = "" if launch.grpc_port is None else rpc_door(launch.host, launch.grpc_port, pem)
+    return ray_environment(environment, folder, door(launch.host, launch.port, pem), rpc)
 
 
 def _log_path(launch: Launch) -> Path:
@@ -122,6 +130,10 @@ def _wait_ready(
                 return state
         time.sleep(POLL_S)
     raise StartupError(f"not ready within {READY_TIMEOUT_S:g} s; see {journal.path}")
+
+
+def _grpc(launch: Launch) -> str:
+    return "" if launch.grpc_port is None else f", gRPC on port {launch.grpc_port}"
 
 
 def _models(state: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from facegraph.faces.refinement import overlap
+from facegraph.faces.suppression import overlaps
 from facegraph.types import FloatArray
 
 NEAR_IOU = 0.3
@@ -208,7 +208,7 @@ class Tracker:
         expected = track.expected(time_s)
         away_s = time_s - track.last_s
         alike = track.similarities(embeddings)
-        covers = overlap(expected, boxes)
+        (covers,) = overlaps(expected[None], boxes)
         width = float(expected[2] - expected[0])
         widths = boxes[:, 2] - boxes[:, 0]
         sized = (widths < RESIZED * width) & (widths * RESIZED > width)

@@ -16,6 +16,7 @@ from facegraph.batching import Batcher
 from facegraph.config import CaptionerTuning, Settings
 from facegraph.errors import FacegraphError, ModelUnavailable
 from facegraph.health import Health
+from facegraph.load import Load
 from facegraph.models.vision_packs import AUTO, find_captioner
 from facegraph.types import ByteArray, Caption, CaptionOptions
 from facegraph.vision.base import Captioner
@@ -54,6 +55,8 @@ class CaptionerWorker:
         self._patience = Patience()
         self._health = Health()
         self.check = self._health.check
+        self._meter = Load()
+        self.read_load = self._meter.read
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="caption")
         self._batcher = Batcher(self._run, max_batch=tuning.max_batch, max_queue=tuning.max_queue)
 
@@ -63,7 +66,8 @@ class CaptionerWorker:
             loop = asyncio.get_running_loop()
             if await loop.run_in_executor(self._pool, self._open) is None:
                 return None
-        return result(await self._batcher.submit(Job(image, options)))
+        with self._meter.item():
+            return result(await self._batcher.submit(Job(image, options)))
 
     async def _run(
         self, batch: Sequence[Job[CaptionOptions]]
@@ -71,7 +75,8 @@ class CaptionerWorker:
         def work() -> list[Caption | FacegraphError]:
             return in_groups(batch, lambda job: job.options, self._caption, self._tuning)
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        with self._meter.run(len(batch)):
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _caption(
         self, options: CaptionOptions, images: list[ByteArray], _: list[CaptionOptions]

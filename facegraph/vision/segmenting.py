@@ -16,6 +16,7 @@ from facegraph.batching import Batcher
 from facegraph.config import SegmenterTuning, Settings
 from facegraph.errors import FacegraphError, ModelUnavailable
 from facegraph.health import Health
+from facegraph.load import Load
 from facegraph.models.vision_packs import SegmenterModel, find_segmenter, find_segmenter_named
 from facegraph.types import ByteArray, Segmentation, SegmentOptions
 from facegraph.vision.base import Segmenter
@@ -46,6 +47,8 @@ class SegmenterWorker:
         self._patience = Patience()
         self._health = Health()
         self.check = self._health.check
+        self._meter = Load()
+        self.read_load = self._meter.read
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="segment")
         self._batcher = Batcher(self._run, max_batch=tuning.max_batch, max_queue=tuning.max_queue)
 
@@ -53,7 +56,8 @@ class SegmenterWorker:
         self, image: bytes, options: SegmentOptions, model: str | None = None
     ) -> Segmentation:
         """See :meth:`facegraph.graph.Graph.segment`."""
-        return result(await self._batcher.submit(Job(image, options, model)))
+        with self._meter.item():
+            return result(await self._batcher.submit(Job(image, options, model)))
 
     async def load(self, model: str) -> None:
         """See :meth:`facegraph.graph.Graph.load_segmenter`; returns when it is ready."""
@@ -65,7 +69,8 @@ class SegmenterWorker:
         def work() -> list[Segmentation | FacegraphError]:
             return in_groups(batch, lambda job: job.model, self._segment, self._tuning)
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        with self._meter.run(len(batch)):
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _segment(
         self, model: str | None, images: list[ByteArray], options: list[SegmentOptions]

@@ -376,6 +376,22 @@ async def test_health_models_system_and_metrics(client: httpx.AsyncClient) -> No
     assert "ann" not in metrics
 
 
+async def test_what_a_request_waited_for_is_told(client: httpx.AsyncClient) -> None:
+    await enrol(client, "ann", 1)
+    answer = await client.post(
+        "/v1/collections/default/search",
+        content=picture(1),
+        headers={"content-type": "image/png"},
+    )
+    told = [part.partition(";dur=") for part in answer.headers["server-timing"].split(", ")]
+    assert [name for name, _, _ in told] == ["detect", "embed", "match"]
+    assert all(float(milliseconds) >= 0 for _, _, milliseconds in told)
+    assert "server-timing" not in (await client.get("/livez")).headers
+    metrics = (await client.get("/metrics")).text
+    assert 'facegraph_stage_duration_seconds_count{stage="match"} 1.0' in metrics
+    assert 'facegraph_stage_duration_seconds_count{stage="embed"} 2.0' in metrics
+
+
 async def test_more_requests_than_the_gate_admits_are_overloaded(
     client: httpx.AsyncClient, service: Service
 ) -> None:

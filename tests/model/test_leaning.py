@@ -13,7 +13,9 @@ from facegraph.faces import detection
 from facegraph.faces.alignment import align
 from facegraph.faces.detection import Detector
 from facegraph.faces.embedding import EmbeddingModel
+from facegraph.faces.looks import Looking
 from facegraph.faces.upright import leaning, leans
+from facegraph.images import Picture
 from facegraph.models.packs import FacePack
 from facegraph.types import ByteArray, Faces, FloatArray
 from tests.photos import ASTRONAUT, GROUP, PORTRAIT, assets, pixels
@@ -77,7 +79,12 @@ def test_everybody_in_the_turned_group_is_known(
 
 def test_upright_faces_are_left_alone(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     with_looks = [detector.detect_pixels(pixels(path)) for path in (ASTRONAUT, PORTRAIT, GROUP)]
-    monkeypatch.setattr(detection, "straighten", lambda rgb, faces, look: faces)
+
+    def as_they_are(_: Picture, faces: Faces) -> Looking[Faces]:
+        yield from ()
+        return faces
+
+    monkeypatch.setattr(detection, "straighten", as_they_are)
     without = [detector.detect_pixels(pixels(path)) for path in (ASTRONAUT, PORTRAIT, GROUP)]
     for here, there in zip(with_looks, without, strict=True):
         upright = ~leaning(there.landmarks)

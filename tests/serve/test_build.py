@@ -166,4 +166,5 @@ def test_the_hint_names_what_is_lacking(
 def test_no_hint_on_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in cluster.FAST_PATH:
         monkeypatch.setenv(name, "1")
+    monkeypatch.setenv(cluster.MESSAGE_LENGTH, str(cluster.LEAST_MESSAGE_BYTES))
     assert cluster.fast_path_hint() is None

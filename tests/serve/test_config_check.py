@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,9 @@ applications:
         autoscaling_config:
           min_replicas: 1
           max_replicas: 2
+          policy:
+            policy_function: deployments.scaling:ByWait
+            policy_kwargs: {max_wait_s: 0.1}
 """
 
 BROKEN = [
@@ -97,6 +101,12 @@ BROKEN = [
     ("min_replicas: 1", "min_replicas: 3", 28, "min_replicas 3 is more than max_replicas 2"),
     ("min_replicas: 1", "min_replica: 1", 28, "did you mean min_replicas?"),
     ("max_replicas: 2", "max_replicas: two", 29, "max_replicas: Input should be a valid integer"),
+    ("policy_function", "policy", 31, "unknown key 'policy'"),
+    ("scaling:ByWait", "scaling:ByWeight", 31, "no such policy: module 'deployments.scaling' has"),
+    ("deployments.scaling", "deployments.scalling", 31, "no such policy: No module named"),
+    ("policy_kwargs", "policy_args", 32, "key 'policy_args' (did you mean policy_kwargs?)"),
+    ("{max_wait_s: 0.1}", "{max_wait: 0.1}", 32, "unexpected keyword argument 'max_wait'"),
+    ("{max_wait_s: 0.1}", "{max_busy: 80}", 32, "max_busy must lie above 0 and not above 1"),
 ]  # fmt: skip
 
 
@@ -106,6 +116,9 @@ LISTED = """\
         autoscaling_config:
           min_replicas: 1
           max_replicas: 2
+          policy:
+            policy_function: deployments.scaling:ByWait
+            policy_kwargs: {max_wait_s: 0.1}
 """
 
 
@@ -154,6 +167,29 @@ def test_a_risk_is_a_warning(
     assert message in found
 
 
+POLICY = SOUND[SOUND.index("          policy:") :]
+
+
+@pytest.mark.parametrize(
+    ("broken", "line", "message"),
+    [
+        (SOUND.replace(POLICY, ""), 27, "warning: Serve's own policy counts calls, and one call"),
+        (SOUND.replace("- name: matcher", "- name: jobs"), 31, "the jobs tells no load; leave"),
+        (
+            SOUND.replace("min_replicas: 1", "min_replicas: 0"),
+            28,
+            "warning: deployments.scaling:By",
+        ),
+    ],
+)
+def test_a_policy_that_would_never_scale(
+    config: Path, broken: str, line: int, message: str
+) -> None:
+    config.write_text(broken)
+    (found,) = check_file(config)
+    assert found.startswith(f"{config}:{line}: {message}")
+
+
 def test_a_listed_shard_is_a_deployment(config: Path) -> None:
     config.write_text(SHARDED + LISTED)
     assert check_file(config) == []
@@ -166,9 +202,9 @@ def test_a_listed_shard_is_a_deployment(config: Path) -> None:
     [
         # a matcher that was tuned is tuned in every shard
         ("", 9, "matcher-1 is not like matcher in autoscaling_config: it is not listed"),
-        (LISTED.replace("max_replicas: 2", "max_replicas: 3"), 30, "in autoscaling_config; every"),
-        (LISTED + "        user_config: {max_batch: 8}\n", 30, "in max_batch; every search needs"),
-        (LISTED + "        max_surge_percent: 20\n", 30, "not like matcher in max_surge_percent;"),
+        (LISTED.replace("max_replicas: 2", "max_replicas: 3"), 33, "in autoscaling_config; every"),
+        (LISTED + "        user_config: {max_batch: 8}\n", 33, "in max_batch; every search needs"),
+        (LISTED + "        max_surge_percent: 20\n", 33, "not like matcher in max_surge_percent;"),
     ],
 )
 def test_shards_that_differ(config: Path, added: str, line: int, message: str) -> None:
@@ -181,14 +217,34 @@ def test_shards_that_differ(config: Path, added: str, line: int, message: str) -
 def test_a_shard_too_many(config: Path) -> None:
     config.write_text(SHARDED + LISTED + LISTED.replace("matcher-1", "matcher-2"))
     (found,) = check_file(config)
-    assert found == f"{config}:34: no deployment is called 'matcher-2': matcher_shards is 2"
+    assert found == f"{config}:40: no deployment is called 'matcher-2': matcher_shards is 2"
 
 
 def test_the_gpus_of_every_shard(config: Path) -> None:
     shares = "          num_cpus: 0.25\n          num_gpus: 0.5"
     config.write_text((SHARDED + LISTED).replace("          num_cpus: 0.25", shares))
     (found,) = check_file(config)
-    assert "matcher, matcher-1 take 2 GPUs together" in found
+    assert "matcher, matcher-1 take 3 GPUs together" in found  # 0.5 of each of two replicas
+
+
+@pytest.mark.parametrize(
+    ("scaling", "gpus"),
+    [
+        ("autoscaling_config: {min_replicas: 1, max_replicas: 8, policy: POLICY}", "1.75"),
+        ("num_replicas: auto", "13.25"),  # Serve's own most is 100
+    ],
+)
+def test_the_gpus_of_all_that_may_come(config: Path, scaling: str, gpus: str) -> None:
+    scaling = scaling.replace("POLICY", "{policy_function: deployments.scaling:ByWait}")
+    config.write_text(SOUND.replace("num_replicas: 2", scaling))
+    (found,) = check_file(config)
+    assert f"take {gpus} GPUs together; on one GPU some replica waits" in found
+
+
+def test_the_nodes_of_a_rayservice_come_with_the_load(config: Path) -> None:
+    inside = textwrap.indent(SOUND.replace("num_replicas: 2", "num_replicas: 16"), "    ")
+    config.write_text(f"spec:\n  serveConfigV2: |\n{inside}")
+    assert check_file(config) == []
 
 
 def test_the_command_fails_on_errors_and_not_on_warnings(
@@ -204,6 +260,24 @@ def test_the_command_fails_on_errors_and_not_on_warnings(
 def test_a_missing_file_is_one_sentence(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", str(config)]) == 1
     assert capsys.readouterr().out == f"{config}: cannot read it: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("ingress", []), ("detector", ["take 1.25 GPUs together; on one GPU some replica waits"])],
+)
+def test_the_shipped_autoscaling_blocks_are_sound(config: Path, name: str, said: list[str]) -> None:
+    """Taken out of their comments, in the place of num_replicas."""
+    before, entry = SHIPPED.read_text().split(f"      - name: {name}\n")
+    lines = [line for line in entry.splitlines() if not line.startswith("        num_replicas: ")]
+    first = lines.index("        # autoscaling_config:")
+    last = next(n for n in range(first, len(lines)) if not lines[n].startswith("        # "))
+    lines[first:last] = [line.replace("# ", "", 1) for line in lines[first:last]]
+    config.write_text(f"{before}      - name: {name}\n" + "\n".join(lines))
+    assert [line[line.find("take ") :] for line in check_file(config)] == said
+    (application,) = yaml.safe_load(config.read_text())["applications"]
+    (part,) = (part for part in application["deployments"] if part["name"] == name)
+    assert part["autoscaling_config"]["max_replicas"] == 4
 
 
 def test_every_tuning_value_stands_in_the_shipped_file_with_its_default() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,12 +14,14 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from deployments import graph, matcher
+from deployments import calls, graph, matcher
 from deployments.arguments import matcher_name
+from deployments.embedder import Embedder
 from deployments.graph import Handles, ServeGraph
 from deployments.matcher import Matcher
 from facegraph.errors import (
     FacegraphError,
+    ImageTooLarge,
     InvalidImage,
     InvalidRequest,
     ModelUnavailable,
@@ -44,6 +47,10 @@ pytestmark = pytest.mark.serve
 
 LOST = grpc.aio.AioRpcError(
     grpc.StatusCode.CANCELLED, grpc.aio.Metadata(), grpc.aio.Metadata(), "replica stopped"
+)
+
+TOO_LARGE = grpc.aio.AioRpcError(
+    grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.aio.Metadata(), grpc.aio.Metadata(), "9 > 4 MiB"
 )
 
 DETECTION = Detection(4, 3, Faces.empty(), np.zeros((0, 112, 112, 3), np.uint8), 0)
@@ -79,19 +86,21 @@ class FakeHandle:
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph, "PAUSE_S", 0.0)
+    monkeypatch.setattr(calls, "PAUSE_S", 0.0)
 
 
 def make(handle: FakeHandle, timeout_s: float = 30.0) -> ServeGraph:
     any_handle = cast(Any, handle)
     matchers = (any_handle,)
-    return ServeGraph(Handles(any_handle, any_handle, matchers, any_handle, any_handle), timeout_s)
+    return ServeGraph(
+        Handles(any_handle, any_handle, matchers, any_handle, any_handle), timeout_s, "contract"
+    )
 
 
 def sharded(*matchers: FakeHandle) -> ServeGraph:
     """With a matcher for each shard."""
     other, shards = cast(Any, FakeHandle()), cast(Any, matchers)
-    return ServeGraph(Handles(other, other, shards, other, other), 30.0)
+    return ServeGraph(Handles(other, other, shards, other, other), 30.0, "contract")
 
 
 def task_error(cause: Exception) -> Exception:
@@ -101,9 +110,9 @@ def task_error(cause: Exception) -> Exception:
 
 
 async def test_the_result_is_passed_on_with_positional_arguments() -> None:
-    handle = FakeHandle(DETECTION)
+    handle = FakeHandle([DETECTION])
     assert await make(handle).detect(b"image", max_faces=3, crops=True) is DETECTION
-    assert handle.calls == [(b"image", 3, True, None, False)]
+    assert handle.calls == [([(b"image", 3, True, None, False)],)]
 
 
 async def test_our_error_arrives_as_it_was_raised() -> None:
@@ -120,6 +129,7 @@ async def test_our_error_arrives_as_it_was_raised() -> None:
         (lambda: task_error(ValueError("a bug")), FacegraphError),
         (lambda: BackPressureError(10, 10), Overloaded),
         (lambda: DeploymentUnavailableError(cast(Any, "detector")), ModelUnavailable),
+        (lambda: TOO_LARGE, ImageTooLarge),
     ],
 )
 async def test_a_failure_that_a_second_try_would_meet_again(
@@ -136,7 +146,7 @@ async def test_a_failure_that_a_second_try_would_meet_again(
     "lost", [ActorDiedError(), ActorUnavailableError("gone", None), LOST], ids=repr
 )
 async def test_a_lost_replica_is_tried_again(lost: Exception) -> None:
-    handle = FakeHandle(lost, lost, DETECTION)
+    handle = FakeHandle(lost, lost, [DETECTION])
     assert await make(handle).detect(b"", max_faces=1, crops=False) is DETECTION
 
 
@@ -144,7 +154,7 @@ async def test_a_call_that_loses_every_replica_is_given_up() -> None:
     handle = FakeHandle(*[ActorDiedError()] * 9)
     with pytest.raises(ModelUnavailable, match="being replaced"):
         await make(handle).detect(b"", max_faces=1, crops=False)
-    assert len(handle.calls) == graph.ATTEMPTS
+    assert len(handle.calls) == calls.ATTEMPTS
 
 
 async def test_a_call_ends_with_its_time() -> None:
@@ -229,7 +239,7 @@ def described_handles(instead: FakeHandle, of: str, shards: int = 2) -> Handles:
     ],
 )
 async def test_vision_that_hangs_is_described_and_the_rest_is_ready(hung: str, fails: bool) -> None:
-    serve_graph = ServeGraph(described_handles(FakeHungHandle(), hung), 30.0)
+    serve_graph = ServeGraph(described_handles(FakeHungHandle(), hung), 30.0, "contract")
     if fails:
         with pytest.raises(TimedOut):
             await serve_graph.describe()
@@ -251,7 +261,7 @@ async def test_vision_that_hangs_is_described_and_the_rest_is_ready(hung: str, f
 async def test_a_shard_without_a_replica_is_not_ready() -> None:
     handles = described_handles(FakeHandle(replicas=[]), "matcher-1")
     with pytest.raises(ModelUnavailable, match="no replica of the matcher-1 is running"):
-        await ServeGraph(handles, 30.0).describe()
+        await ServeGraph(handles, 30.0, "contract").describe()
 
 
 PROBES = np.zeros((1, 2), np.float32)
@@ -263,29 +273,79 @@ def found(*subjects: str) -> SearchResult:
 
 async def test_one_matcher_is_asked_as_the_whole() -> None:
     whole = found("a")
-    handle = FakeHandle(whole)
+    handle = FakeHandle([whole])
     assert await make(handle).match("c", "contract", PROBES, Query(2)) is whole
-    assert handle.calls == [("c", "contract", PROBES, Query(2), WHOLE)]
+    assert handle.calls == [([("c", "contract", PROBES, Query(2), WHOLE)],)]
 
 
 async def test_every_shard_is_asked_as_itself_and_tried_again() -> None:
-    lost = FakeHandle(ActorDiedError(), found("b"))
-    handles = [FakeHandle(found("c")), lost, FakeHandle(found("a"))]
+    lost = FakeHandle(ActorDiedError(), [found("b")])
+    handles = [FakeHandle([found("c")]), lost, FakeHandle([found("a")])]
     result = await sharded(*handles).match("c", "contract", PROBES, Query(2))
     assert [match.subject_id for match in result.matches[0]] == ["a", "b"]
     assert (result.missing_shards, result.shards) == ((), 3)
-    assert [handle.calls[-1][-1] for handle in handles] == [Shard(i, 3) for i in range(3)]
+    assert [handle.calls[-1][0][0][-1] for handle in handles] == [Shard(i, 3) for i in range(3)]
     assert len(lost.calls) == 2
 
 
 async def test_a_shard_whose_replicas_are_lost() -> None:
     def lost() -> list[FakeHandle]:
-        return [FakeHandle(found("a")), FakeHandle(*[ActorDiedError()] * graph.ATTEMPTS)]
+        return [FakeHandle([found("a")]), FakeHandle(*[ActorDiedError()] * calls.ATTEMPTS)]
 
     with pytest.raises(ShardUnavailable, match=r"1 of 2 shards .*being replaced"):
         await sharded(*lost()).match("c", "contract", PROBES, Query(2))
     result = await sharded(*lost()).match("c", "contract", PROBES, Query(2, partial=True))
     assert (result.missing_shards, result.shards) == ((1,), 2)
+
+
+async def test_searches_of_other_collections_and_large_pictures_wait_for_themselves_only() -> None:
+    """One that is being loaded, or decoded, would hold up all that travel with it."""
+    handle = FakeHandle([found("a")] * 3, [found("a")], [found("a")])
+    ask = make(handle).match
+    eventual = Query(2, "eventual")
+    await asyncio.gather(
+        ask("c", "contract", PROBES, Query(2)),
+        ask("cold", "contract", PROBES, Query(2)),
+        ask("c", "contract", PROBES, eventual),
+        ask("c", "contract", PROBES, Query(2)),
+        ask("c", "contract", PROBES, Query(3)),
+    )
+    sent = [
+        [(name, query.consistency) for name, _, _, query, _ in requests]
+        for (requests,) in handle.calls
+    ]
+    strong = ("c", "strong")
+    assert sent == [[strong] * 3, [("cold", "strong")], [("c", "eventual")]]
+
+    handle = FakeHandle([DETECTION], [DETECTION], [DETECTION, DETECTION])
+    pictures = [b"small", bytes(graph.LARGE), b"small", b"small"]
+    detect = make(handle).detect
+    await asyncio.gather(*(detect(each, max_faces=1, crops=True) for each in pictures))
+    assert [[len(image) for image, *_ in requests] for (requests,) in handle.calls] == [
+        [5],
+        [graph.LARGE],
+        [5, 5],
+    ]
+
+
+async def test_an_embedder_is_taken_for_no_other_model() -> None:
+    """While the face pack changes, callers and embedders of both run."""
+    crops = np.zeros((1, 112, 112, 3), np.uint8)
+    handle = FakeHandle([PROBES])
+    assert await make(handle).embed(crops) is PROBES
+    assert handle.calls == [([(crops, "contract")],)]
+
+    async def embed(_: Any) -> Any:
+        return PROBES
+
+    replica: Any = SimpleNamespace(
+        _contract_id="contract", _worker=SimpleNamespace(embed=embed), _embed=None
+    )
+    replica._embed = partial(Embedder._embed, replica)
+    first, second = await Embedder.embed(replica, [(crops, "contract"), (crops, "another")])
+    assert first is PROBES
+    assert isinstance(second, ModelUnavailable)
+    assert "the face pack is being changed" in str(second)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +361,7 @@ async def test_a_matcher_is_taken_for_no_other_shard(own: Shard, asked: Shard) -
     """While the number of shards changes, callers and matchers of both numbers run."""
     replica: Any = SimpleNamespace(_shard=own)
     with pytest.raises(ShardUnavailable, match="the number of shards is being changed"):
-        await Matcher.match(replica, "c", "contract", PROBES, Query(2), asked)
+        await Matcher._match(replica, "c", "contract", PROBES, Query(2), asked)
 
 
 class FakeSilentHandle(FakeHandle):

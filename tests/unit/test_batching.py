@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from facegraph.batching import Batcher
-from facegraph.errors import Overloaded, StoreUnavailable
+from facegraph.errors import Overloaded, StoreUnavailable, Unavailable
 
 
 class FakeModel:
@@ -34,12 +34,27 @@ async def _settle() -> None:
 async def test_an_idle_worker_takes_a_lone_item_and_then_all_that_wait() -> None:
     model = FakeModel()
     batcher = Batcher(model, max_batch=4, max_queue=100)
-    answers = [asyncio.create_task(batcher.submit(i)) for i in range(7)]
+    first = asyncio.create_task(batcher.submit(0))
+    await _settle()
+    assert model.batches == [[0]]
+    assert not batcher.idle
+    others = [asyncio.create_task(batcher.submit(i)) for i in range(1, 7)]
     await _settle()
     assert model.batches == [[0]]
     model.release.set()
-    assert await asyncio.gather(*answers) == [0, 2, 4, 6, 8, 10, 12]
+    assert await asyncio.gather(first, *others) == [0, 2, 4, 6, 8, 10, 12]
     assert model.batches == [[0], [1, 2, 3, 4], [5, 6]]
+    await _settle()
+    assert batcher.idle
+
+
+async def test_what_comes_in_one_turn_leaves_together() -> None:
+    model = FakeModel()
+    model.release.set()
+    batcher = Batcher(model, max_batch=100, max_queue=100)
+    for _ in range(3):  # clients that were answered together come back together
+        assert await asyncio.gather(*map(batcher.submit, range(5))) == [0, 2, 4, 6, 8]
+    assert model.batches == [[0, 1, 2, 3, 4]] * 3
 
 
 async def test_sizes_fill_a_batch_and_one_large_item_still_goes() -> None:
@@ -48,7 +63,7 @@ async def test_sizes_fill_a_batch_and_one_large_item_still_goes() -> None:
     answers = [asyncio.create_task(batcher.submit(i)) for i in (1, 3, 1, 9, 2)]
     model.release.set()
     await asyncio.gather(*answers)
-    assert model.batches == [[1], [3, 1], [9], [2]]
+    assert model.batches == [[1, 3], [1], [9], [2]]
 
 
 async def test_a_poisoned_item_fails_alone() -> None:
@@ -73,13 +88,24 @@ async def test_a_part_that_is_down_is_not_asked_again_for_every_item() -> None:
     batcher = Batcher(down, max_batch=8, max_queue=100)
     results = await asyncio.gather(*map(batcher.submit, range(5)), return_exceptions=True)
     assert [type(result) for result in results] == [StoreUnavailable] * 5
-    assert asked == [1, 4]
+    assert asked == [5]
+
+
+async def test_an_exception_among_the_results_is_its_items_own() -> None:
+    async def run(batch: Sequence[int]) -> list[int | Exception]:
+        return [ValueError(f"no {item}") if item % 2 else item for item in batch]
+
+    batcher: Batcher[int, int] = Batcher(run, max_batch=8, max_queue=100)
+    results = await asyncio.gather(*map(batcher.submit, range(4)), return_exceptions=True)
+    assert list(map(str, results)) == ["0", "no 1", "2", "no 3"]
 
 
 async def test_a_cancelled_item_is_dropped_and_the_others_are_answered() -> None:
     model = FakeModel()
     batcher = Batcher(model, max_batch=8, max_queue=100)
-    answers = [asyncio.create_task(batcher.submit(i)) for i in range(4)]
+    answers = [asyncio.create_task(batcher.submit(0))]
+    await _settle()
+    answers += [asyncio.create_task(batcher.submit(i)) for i in range(1, 4)]
     await _settle()
     answers[2].cancel()
     await _settle()
@@ -120,6 +146,95 @@ async def test_workers_run_side_by_side() -> None:
     assert model.batches == [[0], [1]]
     model.release.set()
     assert await asyncio.gather(*answers) == [0, 2, 4]
+
+
+async def test_workers_share_what_waits() -> None:
+    model = FakeModel()
+    batcher = Batcher(model, max_batch=100, max_queue=100, workers=lambda: 3)
+    answers = [asyncio.create_task(batcher.submit(i)) for i in range(7)]
+    await _settle()
+    assert model.batches == [[0, 1, 2], [3, 4, 5], [6]]
+    model.release.set()
+    assert await asyncio.gather(*answers) == [2 * i for i in range(7)]
+
+
+async def test_a_worker_that_joins_takes_what_comes() -> None:
+    model, workers = FakeModel(), [1]
+    batcher = Batcher(model, max_batch=100, max_queue=100, workers=lambda: workers[0])
+    answers = [asyncio.create_task(batcher.submit(0))]
+    await _settle()
+    workers[0] = 2
+    answers.append(asyncio.create_task(batcher.submit(1)))
+    await _settle()
+    assert model.batches == [[0], [1]]
+    model.release.set()
+    assert await asyncio.gather(*answers) == [0, 2]
+
+
+class FakeReplicas:
+    """Answers a batch when it is told to, by its first item."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.free: dict[int, asyncio.Event] = {}
+
+    async def __call__(self, batch: Sequence[int]) -> list[int]:
+        self.asked.append(batch[0])
+        await self.free.setdefault(batch[0], asyncio.Event()).wait()
+        return list(batch)
+
+    async def answer(self, item: int) -> None:
+        self.free.setdefault(item, asyncio.Event()).set()
+        await _settle()
+
+
+async def test_a_batch_that_hangs_holds_its_worker_until_a_later_one_has_ended() -> None:
+    replicas = FakeReplicas()
+    batcher = Batcher(replicas, max_batch=1, max_queue=100, workers=2, patience_s=0)
+    asked = [asyncio.create_task(batcher.submit(item)) for item in range(5)]
+    await _settle()
+    assert replicas.asked == [0, 1]  # 0 hangs
+    await replicas.answer(1)
+    assert replicas.asked == [0, 1, 2, 3]
+    await replicas.answer(2)  # all of them only slow: 3, which is younger, holds its worker
+    assert replicas.asked == [0, 1, 2, 3, 4]
+    for item in (3, 4, 0):
+        await replicas.answer(item)
+    assert await asyncio.gather(*asked) == [0, 1, 2, 3, 4]
+
+
+async def test_where_all_are_slow_nothing_more_begins() -> None:
+    replicas = FakeReplicas()
+    batcher = Batcher(replicas, max_batch=1, max_queue=100, workers=2, patience_s=0)
+    asked = [asyncio.create_task(batcher.submit(item)) for item in range(4)]
+    await _settle()
+    await replicas.answer(0)  # the oldest first
+    assert replicas.asked == [0, 1, 2]
+    await replicas.answer(1)
+    assert replicas.asked == [0, 1, 2, 3]
+    for item in (2, 3):
+        await replicas.answer(item)
+    assert await asyncio.gather(*asked) == [0, 1, 2, 3]
+
+
+async def test_items_without_weight_count_all_the_same() -> None:
+    model = FakeModel()
+    batcher = Batcher(model, max_batch=2, max_queue=2, size=lambda _: 0)
+    asked = [asyncio.create_task(batcher.submit(item)) for item in range(4)]
+    await _settle()
+    with pytest.raises(Overloaded):
+        await batcher.submit(5)
+    model.release.set()
+    assert await asyncio.gather(*asked) == [0, 2, 4, 6]
+
+
+async def test_a_batch_that_is_given_up_elsewhere_is_answered() -> None:
+    async def run(_: Sequence[int]) -> list[int]:
+        raise asyncio.CancelledError
+
+    batcher = Batcher(run, max_batch=2, max_queue=2)
+    results = await asyncio.gather(*map(batcher.submit, (1, 2)), return_exceptions=True)
+    assert [type(result) for result in results] == [Unavailable, Unavailable]
 
 
 async def test_close_answers_what_waits() -> None:

@@ -53,6 +53,12 @@ def test_tuning_names_every_bad_value() -> None:
         parse(IngressTuning, {"max_images": 0, "search_limit": 101})
 
 
+def test_a_detector_runs_no_more_together_than_its_engine_was_built_for() -> None:
+    assert parse(DetectorTuning, {"max_batch": 16}) == DetectorTuning()
+    with pytest.raises(ConfigError, match=r"max_batch.*16"):
+        parse(DetectorTuning, {"max_batch": 17})
+
+
 def test_every_setting_is_described() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pytest
 
@@ -10,9 +13,11 @@ from facegraph.faces import views
 from facegraph.faces.alignment import TEMPLATE
 from facegraph.faces.detection import _cut, _faces
 from facegraph.faces.heads import HEADS, Candidates, ScrfdHead, YuNetHead
+from facegraph.faces.looks import Look, Looking, answered, in_turns, together
 from facegraph.faces.refinement import FILL, SIDE, refine
 from facegraph.faces.upright import MAX_LOOKS, MAX_LOSS, leans, straighten
 from facegraph.faces.views import FREE_SHAPES, MARGIN, View
+from facegraph.images import Picture, Raster
 from facegraph.types import ByteArray, Faces, FloatArray
 
 MEGAPIXELS_12 = (4000, 3000)
@@ -23,6 +28,11 @@ def candidates(*rows: tuple[float, float, float, float, float]) -> Candidates:
     table = np.array(rows, np.float32).reshape(-1, 5)
     middle = (table[:, :2] + table[:, 2:4]) / 2
     return Candidates(table[:, :4], np.repeat(middle[:, None], 5, 1), table[:, 4])
+
+
+def seen_by(network: Callable[[ByteArray, float], Candidates], looking: Looking[Faces]) -> Faces:
+    """What ``looking`` comes to when ``network`` sees each look by itself."""
+    return answered(looking, lambda looks: [network(*look) for look in looks])
 
 
 class TestViews:
@@ -206,7 +216,7 @@ class TestRefinement:
 
     def refined(self, rgb: ByteArray, box: FloatArray, seen: Candidates) -> FloatArray:
         small = np.array([True])
-        faces = refine(rgb, self.faces(box), small, lambda pixels, score: seen)
+        faces = seen_by(lambda pixels, score: seen, refine(Picture.of(rgb), self.faces(box), small))
         return np.asarray(faces.landmarks[0, 0])
 
     def test_points_are_those_of_the_close_up(self) -> None:
@@ -231,11 +241,11 @@ class TestRefinement:
             shown.append(pixels)
             return candidates()
 
-        refine(rgb, self.faces(self.box), np.array([True]), look)
+        seen_by(look, refine(Picture.of(rgb), self.faces(self.box), np.array([True])))
         white = np.argwhere(shown[0][..., 0] > 127)
         assert shown[0].shape == (SIDE, SIDE, 3)
         assert np.ptp(white[:, 0]) + 1 == pytest.approx(FILL * SIDE, abs=2)
-        refine(rgb, self.faces(self.box), np.array([False]), look)
+        seen_by(look, refine(Picture.of(rgb), self.faces(self.box), np.array([False])))
         assert len(shown) == 1
 
     @pytest.mark.parametrize("corner", [(-20, -20), (280, 280), (-20, 280)])
@@ -311,7 +321,7 @@ class TestLeaning:
     def test_points_follow(self, lean: float, share: float, off: float, looks: int) -> None:
         rgb, face, points = self.head(lean)
         network = FakeNetwork(share)
-        faces = straighten(rgb, self.seen(face, network), network)
+        faces = seen_by(network, straighten(Picture.of(rgb), self.seen(face, network)))
         assert network.looks == looks
         assert float(leans(faces.landmarks)[0]) == pytest.approx(lean, abs=off)
         assert np.array_equal(faces.boxes, face.boxes)
@@ -325,45 +335,96 @@ class TestLeaning:
         rgb, face, _ = self.head(30)
         network = FakeNetwork(0.6, score)
         before = self.seen(face, network)
-        after = straighten(rgb, before, network)
+        after = seen_by(network, straighten(Picture.of(rgb), before))
         assert (0.9 - score <= MAX_LOSS) == taken
         assert np.array_equal(after.landmarks, before.landmarks) != taken
 
     def test_a_look_that_shows_nothing(self) -> None:
         rgb, face, _ = self.head(30)
-        after = straighten(rgb, face, lambda pixels, score: candidates())
+        after = seen_by(lambda pixels, score: candidates(), straighten(Picture.of(rgb), face))
         assert np.array_equal(after.landmarks, face.landmarks)
 
     def test_upright_heads_are_left_alone(self) -> None:
         rgb, face, _ = self.head(2.5)
         network = FakeNetwork(1)
-        assert np.array_equal(straighten(rgb, face, network).landmarks, face.landmarks)
+        assert np.array_equal(
+            seen_by(network, straighten(Picture.of(rgb), face)).landmarks, face.landmarks
+        )
         assert network.looks == 0
 
     def test_points_that_do_not_lag_stay(self) -> None:
         """To the last digit: their network looked, and saw the same."""
         rgb, face, _ = self.head(10)
         network = FakeNetwork(1)
-        assert np.array_equal(straighten(rgb, face, network).landmarks, face.landmarks)
+        assert np.array_equal(
+            seen_by(network, straighten(Picture.of(rgb), face)).landmarks, face.landmarks
+        )
         assert network.looks == 1
 
     def test_profiles_are_left_alone(self) -> None:
         rgb, face, _ = self.head(20, narrow=0.2)
         network = FakeNetwork(1)
-        assert np.array_equal(straighten(rgb, face, network).landmarks, face.landmarks)
+        assert np.array_equal(
+            seen_by(network, straighten(Picture.of(rgb), face)).landmarks, face.landmarks
+        )
         assert network.looks == 0
 
     def test_nothing_to_look_at(self) -> None:
         """No face, and points that are all one."""
         rgb, network = np.zeros((9, 9, 3), np.uint8), FakeNetwork(1)
-        assert len(straighten(rgb, Faces.empty(), network)) == 0
+        assert len(seen_by(network, straighten(Picture.of(rgb), Faces.empty()))) == 0
         face = Faces(
             np.array([[0, 0, 9, 9]], np.float32),
             np.full((1, 5, 2), 4, np.float32),
             np.ones(1, np.float32),
         )
-        assert straighten(rgb, face, network).landmarks.tolist() == face.landmarks.tolist()
+        assert (
+            seen_by(network, straighten(Picture.of(rgb), face)).landmarks.tolist()
+            == face.landmarks.tolist()
+        )
         assert network.looks == 0
 
     def test_whose_points_lag(self) -> None:
         assert {kind: head.lags for kind, head in HEADS.items()} == {"yunet": True, "scrfd": False}
+
+
+class TestLooks:
+    def counting(self, name: int, looks: list[int]) -> Looking[tuple[int, list[float]]]:
+        """Wants so many looks in each turn; comes to the scores it was told."""
+        told: list[float] = []
+        for turn, count in enumerate(looks):
+            pixels = np.full((1, 1, 3), 10 * name + turn, np.uint8)
+            answers = yield [Look(pixels, 0.5)] * count
+            assert len(answers) == count
+            told += [float(answer.scores[0]) for answer in answers]
+        return name, told
+
+    def see(self, batches: list[int], looks: Sequence[Look]) -> list[Candidates]:
+        batches.append(len(looks))
+        return [candidates((0, 0, 1, 1, float(look.pixels[0, 0, 0]))) for look in looks]
+
+    def test_each_gets_its_own_answers(self) -> None:
+        batches: list[int] = []
+        lookings = [self.counting(0, [2, 1]), self.counting(1, []), self.counting(2, [1, 0, 3])]
+        results = answered(together(lookings), functools.partial(self.see, batches))
+        assert results == [(0, [0, 0, 1]), (1, []), (2, [20, 22, 22, 22])]
+        assert batches == [3, 1, 3]
+
+    def test_many_take_turns(self) -> None:
+        batches: list[int] = []
+        lookings = [self.counting(0, [1]) for _ in range(70)]
+        assert len(answered(in_turns(lookings), functools.partial(self.see, batches))) == 70
+        assert batches == [32, 32, 6]
+
+
+def test_scaled_from_reduced_pixels_lies_where_all_pixels_would() -> None:
+    """Odd sizes: the last reduced pixel sticks out, and nothing moves because of that."""
+    y, x = np.mgrid[:1001, :1503]
+    full = np.stack([x % 256 // 2 + 60, y % 256 // 2 + 60, (x + y) // 12], -1).astype(np.uint8)
+    padded = np.pad(full, ((0, 1), (0, 1), (0, 0)), "edge")
+    half = padded.reshape(501, 2, 752, 2, 3).mean((1, 3)).round().astype(np.uint8)
+    exact = views.scaled(Raster(full), 1503, 1001, 0.4)
+    reduced = views.scaled(Raster(half, 2), 1503, 1001, 0.4)
+    assert exact.shape == reduced.shape == (400, 601, 3)
+    difference = np.abs(exact.astype(int) - reduced)[..., 2]
+    assert difference.max() <= 1

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from facegraph.errors import ConfigError, ModelMissing, ModelUnavailable
-from facegraph.models.engines import EngineName, open_engine
+from facegraph.models.engines import EngineName, Trial, open_engine
 from facegraph.models.engines.onnxruntime import cuda_available
 from facegraph.models.engines.openvino import MAX_SHAPES, OpenVinoEngine
 from facegraph.models.rewriting import rewrite
@@ -93,6 +93,16 @@ def test_auto_takes_openvino_for_embedders_and_float32_for_detectors() -> None:
 def test_cuda_is_refused_where_it_is_not() -> None:
     with pytest.raises(ConfigError, match="onnxruntime-gpu"):
         open_engine(embedder(), accelerator="cuda")
+
+
+def test_a_trial_decides_for_exact_models_too(tmp_path: Path) -> None:
+    """Which of the two is faster is the machine's affair; both compute in float32."""
+    trial = Trial(lambda _: [crops(1), crops(1, 1)], tmp_path)
+    engine = open_engine(embedder(), accelerator="cpu", exact=True, trial=trial)
+    assert engine.choice is not None
+    assert set(engine.choice.ms) == {"onnxruntime float32", "openvino float32"}
+    assert engine.choice.label in engine.choice.ms
+    assert engine.run(crops(1))[0].shape == (1, 4)
 
 
 def test_contradiction() -> None:

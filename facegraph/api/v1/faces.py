@@ -85,11 +85,8 @@ async def embeddings(call: Call[EmbeddingsParams]) -> EmbeddingsAnswer:
     embedded = await call.service.embed(
         call.images[0], call.params.max_faces, attributes=call.params.attributes
     )
-    vectors = embedded.embeddings.tolist()
-    faces: list[EmbeddedFace] = [
-        {**face, "embedding": vector}
-        for face, vector in zip(face_list(embedded.detection), vectors, strict=True)
-    ]
+    rows = zip(face_list(embedded.detection), embedded.embeddings, strict=True)
+    faces: list[EmbeddedFace] = [{**face, "embedding": embedding} for face, embedding in rows]
     return {
         "faces": faces,
         "image": image_size(embedded.detection),

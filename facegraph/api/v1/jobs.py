@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired
+import asyncio
+import io
+from dataclasses import asdict
+from functools import partial
+from typing import Annotated, Any, Literal, NotRequired
 
-from facegraph.api.endpoint import Call, NoParams, Reply, endpoint
-from facegraph.api.schemas import Answer
+from pydantic import Field
+
+from facegraph.api.archives import ArchiveEndpoint, pieces
+from facegraph.api.endpoint import Call, NoParams, Params, Reply, endpoint
+from facegraph.api.fields import Id
+from facegraph.api.schemas import Answer, EnrollResult
 from facegraph.api.v1.collections import Paging
-from facegraph.errors import JobNotFound
+from facegraph.api.v1.subjects import MinQuality
+from facegraph.bulk.job import ENROLMENT, EnrolmentOptions, check_source
+from facegraph.bulk.patterns import PATTERN
+from facegraph.errors import (
+    CollectionNotFound,
+    ContractMismatch,
+    Forbidden,
+    ImageTooLarge,
+    InvalidRequest,
+    JobNotFound,
+)
+from facegraph.importing.collections import active_collection
+from facegraph.service import FacePolicy
 from facegraph.types import Job
 
 
@@ -23,7 +43,7 @@ class JobAnswer(Answer):
     created_at: str
     started_at: str | None
     finished_at: str | None
-    result: NotRequired[dict[str, Any]]
+    result: NotRequired[EnrollResult | dict[str, Any]]
     problem: NotRequired[dict[str, Any]]
 
 
@@ -81,4 +101,71 @@ def _fields(job: Job) -> JobAnswer:
     }
 
 
-ENDPOINTS = (list_all, read, delete)
+class EnrollParams(Params):
+    collection: Id = "default"
+    path: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=1024,
+            description="Instead of a file: a folder, .csv, .parquet or .zip below the operator's "
+            "`bulk_root`.",
+        ),
+    ] = None
+    pattern: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=200,
+            description="Whose picture a path is: `*` any text without a slash, `**` any text, "
+            "`{subject}` as long as it may be, without a slash.",
+        ),
+    ] = PATTERN
+    face: FacePolicy = "only"
+    min_quality: MinQuality | None = None
+
+
+async def _enroll(call: Call[EnrollParams]) -> Reply:
+    """Enroll the pictures of a zip, Parquet or CSV, or of a folder of the server; 202 and a job.
+
+    A zip holds pictures, by default in a folder for each subject, or one `.csv` beside them. CSV
+    and Parquet have the columns `subject_id` and `path` (in the zip or below `bulk_root`), `url`
+    (where fetching is on) or, in Parquet, `image`; and if wanted `name`, `external_id`, `metadata`.
+
+    A subject that is there keeps its name and metadata and is given the samples it lacks. A picture
+    that is a sample of its subject already is skipped, so asking again is safe. The job's result is
+    an `EnrollResult`.
+    """
+    service, params = call.service, call.params
+    if (call.upload is None) == (params.path is None):
+        raise InvalidRequest("send one file `archive`, or name a `path` below bulk_root")
+    await service.store.get_collection(params.collection)  # no collection, no job
+    await active_collection(service.store, params.collection, service.contract)
+    options = EnrolmentOptions(
+        collection_id=params.collection,
+        path=params.path,
+        pattern=params.pattern,
+        face=params.face,
+        min_quality=params.min_quality,
+        max_bytes=service.tuning.max_image_bytes,
+    )
+    file = io.BytesIO() if call.upload is None else call.upload.file
+    await asyncio.to_thread(check_source, options, service.settings.bulk_root, file)
+    job = await service.store.jobs.create(
+        ENROLMENT, asdict(options), parts=partial(pieces, file), max_open=service.tuning.max_jobs
+    )
+    return accepted(job)
+
+
+enroll = ArchiveEndpoint(
+    "POST",
+    "/v1/jobs/enroll",
+    _enroll,
+    EnrollParams,
+    JobAnswer,
+    status=202,
+    errors=(ImageTooLarge, CollectionNotFound, ContractMismatch, Forbidden),
+)
+
+
+ENDPOINTS = (enroll, list_all, read, delete)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Any, BinaryIO
 
 from pydantic import Field
 
+from facegraph.api.archives import pieces
 from facegraph.api.endpoint import Call, Params, Reply, endpoint
 from facegraph.api.fields import Id, Threshold
 from facegraph.api.v1.jobs import JobAnswer, accepted
@@ -18,7 +18,6 @@ from facegraph.video.reading import open_video
 from facegraph.video.searching import LIMITS, VideoSearchOptions
 
 DEFAULT = VideoSearchOptions("default")
-PIECE_BYTES = 4 * 2**20
 
 
 def _bounded(name: str, description: str) -> Any:
@@ -76,7 +75,7 @@ async def search(call: Call[VideoSearchParams]) -> Reply:
         "tuning": tuning_of(service.tuning),
     }
     job = await service.store.jobs.create(
-        VIDEO_SEARCH, params, parts=partial(_pieces, file), max_open=service.tuning.max_jobs
+        VIDEO_SEARCH, params, parts=partial(pieces, file), max_open=service.tuning.max_jobs
     )
     return accepted(job)
 
@@ -86,12 +85,6 @@ def _require_video(file: BinaryIO, max_pixels: int) -> None:
     file.seek(0)
     with open_video(file, max_pixels=max_pixels):
         pass
-
-
-async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
-    await asyncio.to_thread(file.seek, 0)
-    while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
-        yield piece
 
 
 ENDPOINTS = (search,)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from facegraph.errors import ConfigError, ModelUnavailable
-from facegraph.models.engines.base import Precision
+from facegraph.models.engines.base import Choice, Precision
 from facegraph.types import FloatArray
 
 # Importing openvino sends an event over the network and writes a client id into the home
@@ -32,7 +32,6 @@ class OpenVinoEngine:
     """A model compiled once per input shape, with ``concurrency`` requests for each."""
 
     name = "openvino"
-    best_batch = 1
 
     def __init__(
         self,
@@ -51,9 +50,10 @@ class OpenVinoEngine:
             self._model = self._core.read_model(model if isinstance(model, bytes) else str(model))
         except RuntimeError as error:
             raise ConfigError(f"openvino cannot load the model: {error}") from error
-        native = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        precision = precision or ("bf16" if native else "f32")
+        precision = precision or ("bf16" if computes_bf16(self._core) else "f32")
         self.provider = f"CPU {precision}"
+        self.best_batch = 1
+        self.choice: Choice | None = None
         self.input_shape = tuple(
             None if side.is_dynamic else side.get_length()
             for side in self._model.input(0).partial_shape
@@ -90,6 +90,12 @@ class OpenVinoEngine:
             )
         except RuntimeError as error:
             raise ModelUnavailable(f"openvino cannot run {shape}: {error}") from error
+
+
+def computes_bf16(core: openvino.Core | None = None) -> bool:
+    """Whether the processor multiplies bfloat16 by itself (AMX, AVX-512 BF16)."""
+    core = core or openvino.Core()
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class _Compiled:
