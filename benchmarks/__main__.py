@@ -5,13 +5,15 @@ from __future__ import annotations
 import runpy
 import sys
 
-NAMES = ("serve", "vision", "gallery")
+NAMES = ("serve", "vision", "gallery", "engines", "decoding", "profile")
+OTHERS = ("captions", "soak")
+"""Only when they are named."""
 
 
 def main() -> None:
     names = sys.argv[1:2]
-    if names and names[0] not in (*NAMES, "captions"):
-        raise SystemExit(f"{names[0]!r} is none of {', '.join(NAMES)}")
+    if names and names[0] not in (*NAMES, *OTHERS):
+        raise SystemExit(f"{names[0]!r} is none of {', '.join((*NAMES, *OTHERS))}")
     del sys.argv[1:2]
     for name in names or NAMES:
         runpy.run_module(f"benchmarks.{name}", run_name="__main__")
