@@ -74,6 +74,10 @@ class PrivateRay:
         """How many replicas of ``deployment`` run."""
         return int(self.state()["deployments"][deployment][1])
 
+    def known(self, deployment: str) -> int:
+        """As many as callers believe: :func:`deployments.calls.running_replicas`."""
+        return int(self._ask("known", deployment))
+
     def running(self) -> bool:
         """Whether every application runs as it was deployed last."""
         applications = self.state()["applications"].values()

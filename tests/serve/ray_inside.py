@@ -6,6 +6,7 @@ The end of stdin ends it; the namespace's end ends everything that it started.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -41,6 +42,8 @@ def main() -> None:
                 answer: Any = "deployed"
             case ["state"]:
                 answer = _state()
+            case ["known", name]:
+                answer = asyncio.run(_known(name))
             case other:
                 answer = f"no command {other}"
         print(json.dumps(answer), file=answers, flush=True)
@@ -142,6 +145,17 @@ def _state() -> dict[str, Any]:
     applications = {name: told.status.value for name, told in status.applications.items()}
     nodes = sum(node["Alive"] for node in ray.nodes())
     return {"applications": applications, "deployments": deployments, "nodes": nodes}
+
+
+async def _known(name: str) -> int:
+    """How many replicas a handle sends to that has just called one."""
+    from ray import serve
+
+    from deployments.calls import running_replicas
+
+    handle: Any = serve.get_deployment_handle(name, "facegraph").options(method_name="describe")
+    await asyncio.wait_for(handle.remote(), 60)
+    return running_replicas(handle)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ def test_replicas_and_nodes_follow_the_load(cluster: PrivateRay) -> None:
         with traffic.of(*[crowd] * 8):
             wait_until(reached(MOST, MOST), "a replica and a node for the load")
             wait_until(traffic.more(20), "answers of all replicas")
+            assert cluster.known("detector") == MOST
         wait_until(reached(1, 1), "replicas and nodes to go")
         wait_until(traffic.more(4), "answers of the one that stays")
     assert traffic.wrong == []
