@@ -1,4 +1,8 @@
-"""``python -m benchmarks [NAME …]``: one benchmark with its options, or all (``make bench``)."""
+"""One benchmark with its options, or all of the first six: an hour (``make bench``).
+
+python -m benchmarks [serve | vision | gallery | engines | decoding | profile | captions | soak]
+python -m benchmarks NAME --help
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,9 @@ OTHERS = ("captions", "soak")
 
 def main() -> None:
     names = sys.argv[1:2]
+    if names and names[0] in {"-h", "--help"}:
+        print(__doc__)
+        return
     if names and names[0] not in (*NAMES, *OTHERS):
         raise SystemExit(f"{names[0]!r} is none of {', '.join((*NAMES, *OTHERS))}")
     del sys.argv[1:2]

@@ -76,6 +76,8 @@ def load(path: Path) -> Document:
     text = path.read_text()
     served = _served(text)
     try:
+        if served is not text:
+            list(yaml.safe_load_all(text))  # what is around it is YAML, too
         node = yaml.compose(served, Loader=yaml.SafeLoader)
         if node is None:
             return Document(None, {(): 1}, [Finding(1, "the file is empty")])

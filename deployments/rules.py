@@ -28,7 +28,7 @@ ENGINES = ("detector", "embedder", "segmenter", "captioner")
 def http(document: Document) -> Iterator[Finding]:
     """Where the service listens."""
     host = document.get(("http_options", "host"))
-    if host is None or host in EVERYWHERE:
+    if not document.served and (host is None or host in EVERYWHERE):  # a pod listens so
         said = "host is not set, and Serve's default" if host is None else f"host {host}"
         yield Finding(
             document.line(("http_options", "host")),

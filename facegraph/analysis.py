@@ -11,6 +11,7 @@ import numpy as np
 
 from facegraph.errors import FacegraphError
 from facegraph.service import INVENTORY, Identification, Service
+from facegraph.timing import stage
 from facegraph.types import (
     DEFAULT_CAPTION,
     DEFAULT_SEGMENT,
@@ -126,7 +127,8 @@ async def _search(
     assert detection is not None
     embeddings = np.zeros((0, service.contract.dimension), np.float32)
     if len(detection.faces):
-        embeddings = await service.graph.embed(detection.crops)
+        with stage("embed"):
+            embeddings = await service.graph.embed(detection.crops)
     return await service.identify(
         question.collection_id,
         embeddings,

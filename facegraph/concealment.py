@@ -20,6 +20,7 @@ from facegraph.redaction import (
     redact,
 )
 from facegraph.service import Service
+from facegraph.timing import stage
 from facegraph.types import Detection, Segmentation, SegmentOptions
 from facegraph.vision.people import PERSON, persons_of
 
@@ -122,9 +123,10 @@ async def _masks_plan(service: Service, image: bytes, rule: Rule) -> _Plan:
 
 
 async def _faces(service: Service, image: bytes, *, crops: bool) -> Detection:
-    detection = await service.graph.detect(
-        image, max_faces=MOST_FACES, crops=crops, min_score=LEAST_SCORE
-    )
+    with stage("detect"):
+        detection = await service.graph.detect(
+            image, max_faces=MOST_FACES, crops=crops, min_score=LEAST_SCORE
+        )
     if detection.found > MOST_FACES:
         raise Unprocessable(
             f"{detection.found} faces in the image, at most {MOST_FACES} can be concealed"
@@ -136,7 +138,8 @@ async def _kept(service: Service, detection: Detection, rule: Rule) -> set[int]:
     """The faces that match a subject to keep, beyond doubt."""
     if not rule.keep or not len(detection.faces):
         return set()
-    embeddings = await service.graph.embed(detection.crops)
+    with stage("embed"):
+        embeddings = await service.graph.embed(detection.crops)
     found = await service.identify(
         rule.collection_id, embeddings, limit=1, threshold=rule.threshold, exact=True
     )

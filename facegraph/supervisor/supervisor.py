@@ -83,6 +83,8 @@ def _require_servable(launch: Launch) -> None:
     """ConfigError where an address is taken, or HTTPS or gRPC cannot be served."""
     require_free(launch.host, launch.port)
     if launch.grpc_port is not None:
+        if launch.grpc_port == launch.port:
+            raise ConfigError(f"HTTP and gRPC cannot both have port {launch.port}")
         require_free(launch.host, launch.grpc_port, "--host and --grpc-port")
     if launch.tls is not None:
         launch.tls.check()

@@ -386,10 +386,14 @@ async def test_what_a_request_waited_for_is_told(client: httpx.AsyncClient) -> N
     told = [part.partition(";dur=") for part in answer.headers["server-timing"].split(", ")]
     assert [name for name, _, _ in told] == ["detect", "embed", "match"]
     assert all(float(milliseconds) >= 0 for _, _, milliseconds in told)
+    for path in ("/v1/analyze?features=faces,search", "/v1/redact?keep=ann"):
+        other = await client.post(path, content=picture(1), headers={"content-type": "image/png"})
+        told = [part.partition(";dur=") for part in other.headers["server-timing"].split(", ")]
+        assert {name for name, _, _ in told} >= {"detect", "embed", "match"}
     assert "server-timing" not in (await client.get("/livez")).headers
     metrics = (await client.get("/metrics")).text
-    assert 'facegraph_stage_duration_seconds_count{stage="match"} 1.0' in metrics
-    assert 'facegraph_stage_duration_seconds_count{stage="embed"} 2.0' in metrics
+    assert 'facegraph_stage_duration_seconds_count{stage="match"} 3.0' in metrics
+    assert 'facegraph_stage_duration_seconds_count{stage="embed"} 4.0' in metrics
 
 
 async def test_more_requests_than_the_gate_admits_are_overloaded(
