@@ -135,6 +135,14 @@ def test_without_haproxy_there_is_no_grpc(tmp_path: Path, monkeypatch: pytest.Mo
         _require_servable(launch)
 
 
+def test_both_cannot_have_one_port(tmp_path: Path) -> None:
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(FILE)
+    (port,) = free_ports(1)
+    with pytest.raises(ConfigError, match=f"HTTP and gRPC cannot both have port {port}"):
+        _require_servable(configuration.read(path, Overrides(port=port, grpc_port=port)))
+
+
 class FakeContext(SimpleNamespace):
     """What Serve gives beside the request."""
 
