@@ -47,7 +47,7 @@ MOST_PICTURES = Most(16, 512)
 MOST_CROPS = Most(128, 4096)
 MOST_PROBES = Most(256, 4096)
 
-LARGE = 512 * 1024
+LARGE = 2 * 2**20
 """Bytes from which a picture goes alone: decoding it may take longer than all the others."""
 
 SHARD_TIME = 0.9

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from facegraph.errors import ConfigError
 
 HOST_AND_PORT = "--host and --port, or PORT= for make serve"
+
+
+BELOW_CONNECTIONS = range(20_000, 32_768)
+"""Linux gives connections ports from 32768 on: any of them could take one before it is used."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -15,11 +20,15 @@ def free_ports(count: int) -> list[int]:
 
     Another process can take one before it is used: unlikely, and its user then says so.
     """
+    found: list[int] = []
+    drawn = secrets.SystemRandom().sample(BELOW_CONNECTIONS, len(BELOW_CONNECTIONS))
     with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [int(sock.getsockname()[1]) for sock in sockets]
+        while len(found) < count:
+            sock = held.enter_context(socket.socket())
+            with suppress(OSError):
+                sock.bind(("127.0.0.1", drawn.pop()))
+                found.append(int(sock.getsockname()[1]))
+    return found
 
 
 def require_free(host: str, port: int, options: str = HOST_AND_PORT) -> None:

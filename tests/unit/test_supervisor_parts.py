@@ -17,7 +17,7 @@ from facegraph.supervisor.environment import ray_environment
 from facegraph.supervisor.haproxy import error_page, mend
 from facegraph.supervisor.journal import TRIES, Journal
 from facegraph.supervisor.overrides import Overrides
-from facegraph.supervisor.ports import free_ports, require_free
+from facegraph.supervisor.ports import BELOW_CONNECTIONS, free_ports, require_free
 
 pytestmark = pytest.mark.unit
 
@@ -144,7 +144,9 @@ def test_a_runtime_folder_leaves_room_for_socket_names() -> None:
 
 
 def test_free_ports_differ() -> None:
-    assert len(set(free_ports(20))) == 20
+    ports = free_ports(20)
+    assert len(set(ports)) == 20
+    assert all(port in BELOW_CONNECTIONS for port in ports)
 
 
 def test_a_taken_port_is_a_config_error() -> None:
