@@ -101,9 +101,6 @@ class Stopwatch:
 
 def stages(kind: Picture, folder: Path, assets: Path | None, rounds: int) -> Stages:
     """Of one picture of ``kind``, the mean of ``rounds``."""
-    import torch
-
-    torch.set_num_threads(1)  # threads that spin would count as somebody's stage
     settings = _settings(folder, assets)
     one = _Request(find_pack(settings), settings)
     pictures = [path.read_bytes() for path in kind.paths]
