@@ -8,7 +8,7 @@ from contextlib import aclosing
 from functools import partial
 
 from facegraph.bulk.report import BulkReport
-from facegraph.bulk.sampling import Known, Outcome, patiently
+from facegraph.bulk.sampling import Known, Outcome, insist
 from facegraph.importing.enrolling import BATCH, Entry, enrol
 from facegraph.importing.report import Rejection
 from facegraph.store import Store
@@ -58,4 +58,4 @@ async def _write(
     report: BulkReport,
 ) -> None:
     """Idempotent by the samples' ids, so it may be tried again whatever became of it."""
-    await patiently(partial(enrol, store, collection_id, entries, contract, report))
+    await insist(partial(enrol, store, collection_id, entries, contract, report))

@@ -15,6 +15,7 @@ from facegraph.graph import FaceGraph
 from facegraph.importing.enrolling import Entry
 from facegraph.importing.pictures import read_below
 from facegraph.importing.report import Rejected, Rejection
+from facegraph.patience import patiently
 from facegraph.service import FacePolicy, sample
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class Sampler:
         if name in self._known:
             return Known(item.person.id)
         rules = self._rules
-        made = await patiently(lambda: sample(self._graph, data, rules.face, rules.min_quality))
+        made = await insist(lambda: sample(self._graph, data, rules.face, rules.min_quality))
         if isinstance(made, FacegraphError):
             raise Rejected(made.code, made.detail)
         crop = made.crop if rules.keep_crops else None
@@ -143,11 +144,6 @@ def _all_fail(error: Exception) -> FacegraphError:
     return FacegraphError(f"{said}; the log has more")
 
 
-async def patiently(call: Callable[[], Awaitable[T]]) -> T:
+async def insist(call: Callable[[], Awaitable[T]]) -> T:
     """What ``call`` answers, if need be when the service is less busy."""
-    for attempt in range(RETRIES):
-        try:
-            return await call()
-        except Unavailable:
-            await asyncio.sleep(min(RETRY_FIRST_S * 2**attempt, RETRY_MOST_S))
-    return await call()
+    return await patiently(call, retries=RETRIES, first_s=RETRY_FIRST_S, most_s=RETRY_MOST_S)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from facegraph import tasks
-from facegraph.errors import InvalidRequest, Unavailable
+from facegraph.errors import InvalidRequest
+from facegraph.patience import patiently
 from facegraph.service import Embedded, Service
 from facegraph.video.deciding import decide_tracks
 from facegraph.video.feeding import Feed, Picture, open_feed
@@ -186,18 +187,8 @@ async def _sightings(service: Service, picture: Picture, max_faces: int) -> list
     async def look() -> Embedded:
         return await service.embed(picture.image, max_faces, attributes=True)
 
-    found = await _patiently(look)
+    found = await patiently(look, retries=RETRIES, first_s=RETRY_FIRST_S)
     return sightings(picture.time_s, found.detection, found.embeddings, picture.scale)
-
-
-async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """What ``call`` answers, if need be when the service is less busy."""
-    for attempt in range(RETRIES):
-        try:
-            return await call()
-        except Unavailable:
-            await asyncio.sleep(RETRY_FIRST_S * 2**attempt)
-    return await call()
 
 
 def _tracker(service: Service, options: VideoSearchOptions, period_s: float) -> Tracker:
