@@ -13,11 +13,11 @@ import pyarrow as pa
 from deployments.bulk_reading import COLUMN, pickled, unpickled
 from facegraph.api.fetch import url_fetcher
 from facegraph.bulk.attempts import attempted
-from facegraph.bulk.faces import LocalFaces
 from facegraph.bulk.items import Found
 from facegraph.bulk.sampling import Outcome, Rules, Sampler
 from facegraph.config import Settings
 from facegraph.errors import ConfigError, FacegraphError
+from facegraph.local_faces import LocalFaces
 from facegraph.models.packs import find_pack
 
 

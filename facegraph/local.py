@@ -8,19 +8,16 @@ from typing import Any
 
 from facegraph.config import (
     CaptionerTuning,
-    DetectorTuning,
-    EmbedderTuning,
     MatcherTuning,
     SegmenterTuning,
     Settings,
 )
 from facegraph.graph import Query
+from facegraph.local_faces import LocalFaces
 from facegraph.matcher import Matcher, Records
 from facegraph.types import (
-    ByteArray,
     Caption,
     CaptionOptions,
-    Detection,
     FloatArray,
     SearchResult,
     Segmentation,
@@ -28,15 +25,13 @@ from facegraph.types import (
 )
 from facegraph.vision.captioning import CaptionerWorker
 from facegraph.vision.segmenting import SegmenterWorker
-from facegraph.workers import DetectorWorker, EmbedderWorker
 
 
-class LocalGraph:
+class LocalGraph(LocalFaces):
     """Implements :class:`facegraph.graph.Graph` without Ray."""
 
     def __init__(self, settings: Settings, records: Records, *, threads: int = 1) -> None:
-        self._detector = DetectorWorker(settings, DetectorTuning(), threads=threads)
-        self._embedder = EmbedderWorker(settings, EmbedderTuning(), threads=threads)
+        super().__init__(settings, threads=threads, embedder_threads=threads)
         self._segmenter = SegmenterWorker(settings, SegmenterTuning(), threads=threads)
         self._captioner = CaptionerWorker(settings, CaptionerTuning(), threads=threads)
         self._matcher = Matcher(
@@ -55,24 +50,7 @@ class LocalGraph:
         await self._matcher.close()
         await self._captioner.close()
         await self._segmenter.close()
-        await self._embedder.close()
-        await self._detector.close()
-
-    async def detect(
-        self,
-        image: bytes,
-        *,
-        max_faces: int,
-        crops: bool,
-        min_score: float | None = None,
-        attributes: bool = False,
-    ) -> Detection:
-        return await self._detector.detect(
-            image, max_faces=max_faces, crops=crops, min_score=min_score, attributes=attributes
-        )
-
-    async def embed(self, crops: ByteArray) -> FloatArray:
-        return await self._embedder.embed(crops)
+        await super().close()
 
     async def match(
         self, collection_id: str, contract_id: str, probes: FloatArray, query: Query

@@ -193,9 +193,9 @@ async def _in_this_process(
     settings: Settings, rules: Rules, known: KnownPhotos, workers: int
 ) -> AsyncIterator[tuple[Map, str]]:
     from facegraph.api.fetch import url_fetcher
-    from facegraph.bulk.faces import LocalFaces
     from facegraph.bulk.mapping import in_process
     from facegraph.bulk.sampling import Outcome, Sampler
+    from facegraph.local_faces import LocalFaces
 
     faces = await asyncio.to_thread(LocalFaces, settings, threads=workers)
     sampler = Sampler(faces, rules, known, url_fetcher(settings.fetch_urls))

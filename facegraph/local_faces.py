@@ -10,9 +10,9 @@ from facegraph.workers import DetectorWorker, EmbedderWorker
 class LocalFaces:
     """Implements :class:`facegraph.graph.FaceGraph`; ``threads`` pictures at a time."""
 
-    def __init__(self, settings: Settings, *, threads: int = 1) -> None:
+    def __init__(self, settings: Settings, *, threads: int = 1, embedder_threads: int = 1) -> None:
         self._detector = DetectorWorker(settings, DetectorTuning(), threads=threads)
-        self._embedder = EmbedderWorker(settings, EmbedderTuning())
+        self._embedder = EmbedderWorker(settings, EmbedderTuning(), threads=embedder_threads)
 
     async def detect(
         self,
