@@ -8,13 +8,16 @@
     │   ├── CollectionNotFound          collection_not_found
     │   ├── SubjectNotFound             subject_not_found
     │   ├── SampleNotFound              sample_not_found
-    │   └── JobNotFound                 job_not_found
+    │   ├── JobNotFound                 job_not_found
+    │   └── RecognizerNotFound          recognizer_not_found
     ├── MethodNotAllowed                method_not_allowed       405
     ├── Conflict                        conflict                 409
     │   ├── CollectionExists            collection_exists
     │   ├── SubjectExists               subject_exists
     │   ├── CollectionNotEmpty          collection_not_empty
-    │   └── ContractMismatch            contract_mismatch
+    │   ├── ContractMismatch            contract_mismatch
+    │   ├── RecognizerNotReady          recognizer_not_ready
+    │   └── TooManyRecognizers          too_many_recognizers
     ├── PreconditionFailed              precondition_failed      412
     ├── ImageTooLarge                   image_too_large          413
     ├── UnsupportedMediaType            unsupported_media_type   415
@@ -23,7 +26,8 @@
     │   ├── InvalidVideo                invalid_video
     │   ├── FaceNotFound                face_not_found
     │   ├── SeveralFaces                several_faces
-    │   └── LowQuality                  low_quality
+    │   ├── LowQuality                  low_quality
+    │   └── InvalidTrainingSet          invalid_training_set
     ├── RateLimited                     rate_limited             429
     ├── GalleryTooLarge                 gallery_too_large        507
     ├── Unavailable                     unavailable              503, Retry-After
@@ -111,6 +115,10 @@ class JobNotFound(NotFound):
     code, title = "job_not_found", "Job not found"
 
 
+class RecognizerNotFound(NotFound):
+    code, title = "recognizer_not_found", "Recognizer not found"
+
+
 class MethodNotAllowed(FacegraphError):
     code, status, title = "method_not_allowed", 405, "Method not allowed"
 
@@ -133,6 +141,14 @@ class CollectionNotEmpty(Conflict):
 
 class ContractMismatch(Conflict):
     code, title = "contract_mismatch", "Embedding contract mismatch"
+
+
+class RecognizerNotReady(Conflict):
+    code, title = "recognizer_not_ready", "Recognizer not ready"
+
+
+class TooManyRecognizers(Conflict):
+    code, title = "too_many_recognizers", "Too many recognizers"
 
 
 class PreconditionFailed(FacegraphError):
@@ -169,6 +185,12 @@ class SeveralFaces(Unprocessable):
 
 class LowQuality(Unprocessable):
     code, title = "low_quality", "Low quality"
+
+
+class InvalidTrainingSet(Unprocessable):
+    """No recognizer can be made of these pictures; ``errors`` tells what became of them."""
+
+    code, title = "invalid_training_set", "Invalid training set"
 
 
 class RateLimited(FacegraphError):

@@ -19,6 +19,7 @@ from facegraph import tasks
 from facegraph.config import JobsTuning
 from facegraph.errors import FacegraphError, InvalidRequest, StoreUnavailable, Unavailable
 from facegraph.store import Store
+from facegraph.store.jobs import Also
 from facegraph.types import Job
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,19 @@ class Work:
         self.fraction, self.message = min(max(fraction, 0.0), 1.0), message[:200]
 
 
-Handler = Callable[[Work], Awaitable[Mapping[str, Any]]]
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A result, and what is written in the transaction that finishes the job, or not at all.
+
+    also: called once it is certain that the job is still ours; may be called again, see
+        :data:`facegraph.store.jobs.Also`
+    """
+
+    result: Mapping[str, Any]
+    also: Also | None = None
+
+
+Handler = Callable[[Work], Awaitable[Mapping[str, Any] | Done]]
 """Does a job and answers its result; a FacegraphError is the job's problem."""
 
 
@@ -155,18 +168,26 @@ class Worker:
             said = FacegraphError("something went wrong here; the log has the job's id")
             await queue.fail(job, said.problem())
         else:
-            await self._keep(job, result)
+            await self._keep(job, result if isinstance(result, Done) else Done(result))
 
-    async def _keep(self, job: Job, result: Mapping[str, Any]) -> None:
+    async def _keep(self, job: Job, done: Done) -> None:
         """A result that cannot be stored fails the job: it would be the same the next time."""
+        queue = self._store.jobs
+        unkept = FacegraphError("the job was done, but its result cannot be stored")
         try:
-            await self._store.jobs.finish(job, result)
+            await queue.finish(job, done.result, done.also)
+        except Unavailable:
+            raise
         except InvalidRequest as error:
             log.warning("the result of job %s cannot be stored: %s", job.id, error)
-            said = FacegraphError("the job was done, but its result cannot be stored")
-            await self._store.jobs.fail(job, said.problem())
+            await queue.fail(job, unkept.problem())
+        except FacegraphError as error:
+            await queue.fail(job, error.problem())
+        except Exception:
+            log.exception("the result of job %s cannot be stored", job.id)
+            await queue.fail(job, unkept.problem())
 
-    async def _do(self, job: Job) -> Mapping[str, Any]:
+    async def _do(self, job: Job) -> Mapping[str, Any] | Done:
         """The handler's result; LeaseLost as soon as the job is no longer ours."""
         timeout_s = self.tuning.timeout_s
         with tempfile.TemporaryFile() as file:
@@ -187,7 +208,7 @@ class Worker:
                 await tasks.end(doing, renewing, within_s=CANCELLED_WITHIN_S)
                 del self._running[job.id]
 
-    async def _handle(self, work: Work) -> Mapping[str, Any]:
+    async def _handle(self, work: Work) -> Mapping[str, Any] | Done:
         async for piece in self._store.jobs.input(work.job):
             await asyncio.to_thread(work.input.write, piece)
         work.input.seek(0)

@@ -14,8 +14,18 @@ process that opens no store.
 
 from facegraph.store.database import open_store
 from facegraph.store.idempotency import Idempotency
-from facegraph.store.records import Enrolled, Page
+from facegraph.store.records import DueNotification, Enrolled, Notification, Page, Recognizer
 from facegraph.store.server import EmbeddedServer
 from facegraph.store.store import Store
 
-__all__ = ["EmbeddedServer", "Enrolled", "Idempotency", "Page", "Store", "open_store"]
+__all__ = [
+    "DueNotification",
+    "EmbeddedServer",
+    "Enrolled",
+    "Idempotency",
+    "Notification",
+    "Page",
+    "Recognizer",
+    "Store",
+    "open_store",
+]

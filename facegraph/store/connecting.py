@@ -19,6 +19,9 @@ MIGRATION_LOCK = 0x4661_6365_0001
 MOVE_LOCK = 0x4661_6365_0002
 """Held shared by every write, exclusively while the truth moves to another database."""
 
+RECOGNIZERS_LOCK = 0x4661_6365_0003
+"""Held by a transaction that adds a recognizer from when it counts them."""
+
 STATEMENT_TIMEOUT = "30s"
 LOCK_TIMEOUT = "10s"
 

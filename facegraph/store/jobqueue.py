@@ -7,16 +7,17 @@ from functools import partial
 from typing import Any
 
 from facegraph.store import jobs
-from facegraph.store.jobs import Parts
+from facegraph.store.jobs import Also, Parts
 from facegraph.store.link import Link
 from facegraph.store.records import Page
 from facegraph.store.validation import check_id, check_limit
 from facegraph.types import Job
 
 
-async def _nothing() -> AsyncIterator[bytes]:
-    nothing: tuple[bytes, ...] = ()
-    for piece in nothing:
+async def nothing() -> AsyncIterator[bytes]:
+    """No input."""
+    pieces: tuple[bytes, ...] = ()
+    for piece in pieces:
         yield piece
 
 
@@ -27,7 +28,7 @@ class JobQueue:
         self._link = link
 
     async def create(
-        self, kind: str, params: Mapping[str, Any], *, parts: Parts = _nothing, max_open: int
+        self, kind: str, params: Mapping[str, Any], *, parts: Parts = nothing, max_open: int
     ) -> Job:
         """A queued job, with its input as pieces of bytes; Overloaded."""
         insert = partial(jobs.insert, kind=kind, params=params, parts=parts, max_open=max_open)
@@ -47,7 +48,10 @@ class JobQueue:
         return await self._link.read(partial(jobs.listed, limit=limit, cursor=cursor))
 
     async def delete(self, job_id: str) -> None:
-        """Forgets the job and stops who works on it; JobNotFound."""
+        """Forgets the job and stops who works on it; JobNotFound.
+
+        A recognizer that is not ready is gone with its job.
+        """
         check_id("job id", job_id)
         await self._link.write(partial(jobs.delete, job_id=job_id))
 
@@ -66,9 +70,14 @@ class JobQueue:
             partial(jobs.renew, job=job, progress=progress, message=message, lease_s=lease_s)
         )
 
-    async def finish(self, job: Job, result: Mapping[str, Any]) -> bool:
-        """Whether the job was still its worker's; if so, it is done."""
-        return await self._link.write(partial(jobs.finish, job=job, result=result, problem=None))
+    async def finish(self, job: Job, result: Mapping[str, Any], also: Also | None = None) -> bool:
+        """Whether the job was still its worker's; if so, it is done and ``also`` is written.
+
+        Both or neither: an error that ``also`` raises leaves the job in work.
+        """
+        return await self._link.write(
+            partial(jobs.finish, job=job, result=result, problem=None, also=also)
+        )
 
     async def fail(self, job: Job, problem: Mapping[str, Any]) -> bool:
         """As :meth:`finish`, but it failed."""
@@ -96,5 +105,8 @@ class JobQueue:
             number += 1
 
     async def prune(self, retention_s: float) -> int:
-        """Forgets what was finished ``retention_s`` ago or longer; how many jobs that were."""
+        """Forgets what was finished ``retention_s`` ago or longer; how many jobs that were.
+
+        Except recognizers that failed and whose client is still to be notified.
+        """
         return await self._link.write(partial(jobs.prune, retention_s=retention_s))

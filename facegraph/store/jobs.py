@@ -7,7 +7,7 @@ lease is the newest one: a worker that was thought lost and comes back changes n
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from facegraph.errors import JobNotFound, Overloaded
@@ -19,6 +19,12 @@ from facegraph.types import Job
 
 Parts = Callable[[], AsyncIterator[bytes]]
 """Begins a job's input anew, as often as it is called."""
+
+Also = Callable[[Connection], Awaitable[None]]
+"""What is written in the transaction that finishes a job.
+
+It may be called more than once: a transaction whose connection is lost is tried again.
+"""
 
 _COLUMNS = (
     "id, kind, state, params, progress, message, result, problem, attempts, worker, "
@@ -57,9 +63,12 @@ UPDATE facegraph.jobs SET state = 'queued', worker = NULL, leased_until = NULL, 
 """
 _DROP_INPUT = "DELETE FROM facegraph.job_inputs WHERE job_id = %s"
 _PART = "SELECT data FROM facegraph.job_inputs WHERE job_id = %s AND part = %s"
+# A recognizer that failed goes with its job, but not before its client was told, or given up.
 _PRUNE = """
 DELETE FROM facegraph.jobs
 WHERE finished_at IS NOT NULL AND finished_at < now() - %s * interval '1 second'
+    AND NOT EXISTS (
+        SELECT FROM facegraph.recognizers WHERE job_id = jobs.id AND callback_state = 'waiting')
 """
 
 
@@ -94,7 +103,7 @@ async def listed(connection: Connection, limit: int, cursor: str | None) -> Page
 
 
 async def delete(connection: Connection, job_id: str) -> None:
-    """Its worker notices with the next renewal; JobNotFound."""
+    """Its worker notices with the next renewal; what it was to make goes too. JobNotFound."""
     if not (await connection.execute(_DELETE, [job_id])).rowcount:
         raise JobNotFound(f"there is no job {job_id!r}")
 
@@ -121,14 +130,17 @@ async def finish(
     job: Job,
     result: Mapping[str, Any] | None,
     problem: Mapping[str, Any] | None,
+    also: Also | None = None,
 ) -> bool:
-    """Keeps the outcome and drops the input, if the job is still this worker's."""
+    """Keeps the outcome and drops the input, if the job is still this worker's; then ``also``."""
     state = "done" if problem is None else "failed"
     told = [None if value is None else json.dumps(dict(value)) for value in (result, problem)]
     cursor = await connection.execute(_FINISH, [state, *told, state, state, job.id, job.worker])
     if not cursor.rowcount:
         return False
     await connection.execute(_DROP_INPUT, [job.id])
+    if also is not None:
+        await also(connection)
     return True
 
 
@@ -147,7 +159,7 @@ async def part(connection: Connection, job_id: str, number: int) -> bytes | None
 
 
 async def prune(connection: Connection, retention_s: float) -> int:
-    """Forgets jobs that were finished so long ago; how many."""
+    """Forgets jobs finished so long ago, but those somebody is to be told of yet; how many."""
     return (await connection.execute(_PRUNE, [retention_s])).rowcount
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
 
 from facegraph.types import Sample, Subject
 
@@ -30,3 +31,67 @@ class Enrolled:
     samples: tuple[Sample, ...]
     version: int
     note: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """Whom to tell that a recognizer is built, or failed, and how that went; never the secret.
+
+    state: `waiting` until it is taken, then `delivered`, or `given_up`
+    problem: what went wrong last
+    """
+
+    url: str
+    state: Literal["waiting", "delivered", "given_up"]
+    attempts: int
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recognizer:
+    """A recognizer, or one in the making.
+
+    state: while there is a job, what that job tells; `ready` once the model is there
+    options: what was asked for, as JSON
+    contract_id: of the embeddings it takes
+    labels: known once it is `ready`
+    course: the search so far, generation by generation, as JSON
+    outcome: shape, metrics, left out, as JSON, once it is `ready`
+    problem: why it failed
+    model_bytes, model_sha256: of the ONNX file
+    """
+
+    id: str
+    name: str | None
+    state: Literal["queued", "building", "ready", "failed"]
+    progress: float
+    message: str
+    options: Mapping[str, Any]
+    contract_id: str
+    collection_id: str | None
+    labels: tuple[str, ...]
+    course: Mapping[str, Any] | None
+    outcome: Mapping[str, Any] | None
+    problem: Mapping[str, Any] | None
+    model_bytes: int | None
+    model_sha256: str | None
+    notification: Notification | None
+    created_at: dt.datetime
+    finished_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DueNotification:
+    """A notification that its taker is to send now.
+
+    secret: what it is signed with
+    attempts: this one included
+    waiting_s: since the build ended
+    """
+
+    recognizer_id: str
+    url: str
+    secret: str = field(repr=False)
+    attempts: int
+    waiting_s: float
+    recognizer: Recognizer

@@ -19,6 +19,7 @@ from facegraph.store.jobqueue import JobQueue
 from facegraph.store.link import Heal, Link
 from facegraph.store.migrations import migrate
 from facegraph.store.opening import Opening
+from facegraph.store.recognizers import Recognizers
 from facegraph.store.records import Enrolled, Page
 from facegraph.store.validation import (
     check_id,
@@ -76,6 +77,7 @@ class Store:
         self._link = Link(url, pool_size=pool_size, heal=on_unavailable)
         self._locks = ExclusiveLocks(self._link)
         self.jobs = JobQueue(self._link)
+        self.recognizers = Recognizers(self._link)
         self._on_close = on_close
         self._keep_versions = keep_versions
 

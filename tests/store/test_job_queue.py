@@ -9,6 +9,7 @@ import pytest
 
 from facegraph.errors import InvalidRequest, JobNotFound, Overloaded
 from facegraph.store import Store
+from facegraph.store.connecting import Connection
 from facegraph.types import Job
 
 pytestmark = pytest.mark.store
@@ -66,6 +67,22 @@ async def test_a_lease_that_ran_out_is_somebody_elses(queue: Store) -> None:
     assert await queue.jobs.finish(heir, OUTCOME)
     done = await queue.jobs.get(heir.id)
     assert (done.state, done.result, done.progress, done.problem) == ("done", OUTCOME, 1, None)
+
+
+async def test_nothing_more_is_written_by_who_lost_the_lease(queue: Store) -> None:
+    await make(queue)
+    lost = await take(queue, "lost", lease_s=0)
+    heir = await take(queue, "heir")
+    written = []
+
+    async def also(connection: Connection) -> None:
+        written.append((await queue.jobs.get(heir.id)).state)  # as others see it so far
+
+    assert not await queue.jobs.finish(lost, {"wrong": True}, also)
+    assert written == []
+    assert await queue.jobs.finish(heir, OUTCOME, also)
+    assert written == ["running"]
+    assert (await queue.jobs.get(heir.id)).state == "done"
 
 
 async def test_a_renewed_lease_is_kept(queue: Store) -> None:

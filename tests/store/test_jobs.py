@@ -13,9 +13,16 @@ from typing import Any
 import pytest
 
 from facegraph.config import JobsTuning
-from facegraph.errors import FaceNotFound, GalleryBehind
-from facegraph.jobs import Handler, Work, Worker
+from facegraph.errors import (
+    FaceNotFound,
+    GalleryBehind,
+    InvalidRequest,
+    RecognizerNotFound,
+    StoreUnavailable,
+)
+from facegraph.jobs import Done, Handler, Work, Worker
 from facegraph.store import Store
+from facegraph.store.connecting import Connection
 from facegraph.types import Job
 from tests.store.test_job_queue import each
 
@@ -108,6 +115,70 @@ async def test_failures_become_problems(
     assert failed.problem is not None
     assert (failed.problem["code"], failed.problem["detail"]) == (code, detail)
     assert (failed.attempts, failed.result) == (attempts, None)
+
+
+async def choose(connection: Connection) -> None:
+    """Something that can be read later, or is not there."""
+    insert = "INSERT INTO facegraph.choices (name, value, configured) VALUES ('a', 'b', 'c')"
+    await connection.execute(insert)
+
+
+async def test_what_is_to_be_written_with_the_result_is(
+    store: Store, start: Callable[..., Worker]
+) -> None:
+    async def handle(work: Work) -> Done:
+        return Done({"n": 1}, choose)
+
+    start(handle)
+    done = await until(store, await make(store))
+    assert (done.state, done.result) == ("done", {"n": 1})
+    assert await store.choice("a", "c") == "b"
+
+
+UNKEPT = "the job was done, but its result cannot be stored"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "detail"),
+    [
+        (InvalidRequest("secret"), "internal", UNKEPT),  # the client's request was none of it
+        (RecognizerNotFound("gone"), "recognizer_not_found", "gone"),
+        (ZeroDivisionError("secret"), "internal", UNKEPT),
+    ],
+)
+async def test_a_result_that_cannot_be_written_fails_the_job(
+    store: Store, start: Callable[..., Worker], error: Exception, code: str, detail: str
+) -> None:
+    async def also(connection: Connection) -> None:
+        await choose(connection)
+        raise error
+
+    async def handle(work: Work) -> Done:
+        return Done({"n": 1}, also)
+
+    start(handle)
+    failed = await until(store, await make(store))
+    assert failed.problem is not None
+    assert (failed.problem["code"], failed.problem["detail"]) == (code, detail)
+    assert (failed.state, failed.attempts, failed.result) == ("failed", 1, None)
+    assert await store.choice("a", "c") is None
+
+
+async def test_a_result_that_was_not_written_is_made_again(
+    store: Store, start: Callable[..., Worker]
+) -> None:
+    async def handle(work: Work) -> Done:
+        async def also(connection: Connection) -> None:
+            if work.job.attempts == 1:
+                raise StoreUnavailable("away")
+            await choose(connection)
+
+        return Done({"attempt": work.job.attempts}, also)
+
+    start(handle)
+    done = await until(store, await make(store))
+    assert (done.state, done.result) == ("done", {"attempt": 2})
+    assert await store.choice("a", "c") == "b"
 
 
 async def test_progress_is_seen_while_it_works(store: Store, start: Callable[..., Worker]) -> None:
