@@ -1,6 +1,7 @@
 """One benchmark with its options, or all of the first six: an hour (``make bench``).
 
-python -m benchmarks [serve | vision | gallery | engines | decoding | profile | captions | soak]
+python -m benchmarks [serve | vision | gallery | engines | decoding | profile | captions |
+    recognizers | soak]
 python -m benchmarks NAME --help
 """
 
@@ -10,7 +11,7 @@ import runpy
 import sys
 
 NAMES = ("serve", "vision", "gallery", "engines", "decoding", "profile")
-OTHERS = ("captions", "soak")
+OTHERS = ("captions", "recognizers", "soak")
 """Only when they are named."""
 
 

@@ -66,16 +66,25 @@ class MatcherResources(EngineResources):
     num_gpus: GpuFraction = 0
 
 
+class Untuned(_Closed):
+    """The ``user_config`` of a deployment that has none."""
+
+
 class Resources(_Closed):
-    """One replica of each deployment; the defaults fit two cores with two matchers."""
+    """One replica of each deployment, and one evaluation of a recognizer's shape.
+
+    The defaults fit two cores with two matchers and two evaluations.
+    """
 
     ingress: CpuResources = CpuResources(num_cpus=0.2)
-    detector: EngineResources = EngineResources(num_cpus=0.3, num_gpus=0.125)
+    detector: EngineResources = EngineResources(num_cpus=0.25, num_gpus=0.125)
     embedder: EngineResources = EngineResources(num_cpus=0.2)
     matcher: MatcherResources = MatcherResources(num_cpus=0.2)
-    segmenter: EngineResources = EngineResources(num_cpus=0.4)
+    segmenter: EngineResources = EngineResources(num_cpus=0.3)
     captioner: EngineResources = EngineResources(num_cpus=0.1)
+    recognizer: CpuResources = CpuResources(num_cpus=0.1)
     jobs: CpuResources = CpuResources(num_cpus=0.1)
+    evaluation: CpuResources = CpuResources(num_cpus=0.05)
 
 
 class AppArgs(Settings):

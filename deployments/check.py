@@ -20,7 +20,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
 from deployments import launcher, rules
-from deployments.arguments import AppArgs, matcher_name
+from deployments.arguments import AppArgs, Untuned, matcher_name
 from deployments.located import Document, Finding, Steps, load
 from facegraph.config import (
     CaptionerTuning,
@@ -42,6 +42,7 @@ TUNING: Mapping[str, type[BaseModel]] = {
     "matcher": MatcherTuning,
     "segmenter": SegmenterTuning,
     "captioner": CaptionerTuning,
+    "recognizer": Untuned,
     "jobs": JobsTuning,
 }
 

@@ -40,14 +40,17 @@ def require_shared_database(settings: Settings, nodes: int) -> None:
 
 
 def require_cores(resources: Resources, cores: float, shards: int = 1) -> None:
-    """ConfigError when one replica of each deployment cannot fit; Ray would wait for ever."""
+    """ConfigError when one replica of each deployment, and an evaluation beside them, cannot fit.
+
+    Ray would wait for ever.
+    """
     parts = {name: part.num_cpus for name, part in resources}
     parts |= {matcher_name(shard): resources.matcher.num_cpus for shard in range(1, shards)}
     if sum(parts.values()) > cores:
         listed = ", ".join(f"{name} {cpus:g}" for name, cpus in parts.items())
         raise ConfigError(
-            f"one replica of each deployment takes {sum(parts.values()):g} cores ({listed}), "
-            f"and this cluster has {cores:g}; lower `resources` in the arguments"
+            f"one replica of each deployment, with one evaluation, takes {sum(parts.values()):g} "
+            f"cores ({listed}), and this cluster has {cores:g}; lower `resources` in the arguments"
         )
 
 

@@ -23,6 +23,7 @@ from facegraph.types import (
     CaptionOptions,
     Detection,
     FloatArray,
+    Recognized,
     SearchResult,
     Segmentation,
     SegmentOptions,
@@ -33,10 +34,13 @@ log = logging.getLogger(__name__)
 
 DESCRIBE_TIMEOUT_S = 4.0
 
+FORGET_TIMEOUT_S = 2.0
+"""Short: who deletes a recognizer does not wait for a replica that hangs."""
+
 GALLERIES_TIMEOUT_S = 1.0
 """Short: a collection is told without its galleries rather than late."""
 
-ON_THEIR_OWN = frozenset({"segmenter", "captioner", "jobs"})
+ON_THEIR_OWN = frozenset({"segmenter", "captioner", "recognizer", "jobs"})
 """Deployments without which the service is ready all the same."""
 
 COLD_AFTER_S = 2.0
@@ -66,6 +70,7 @@ class Handles(NamedTuple):
     matchers: tuple[Handle, ...]
     segmenter: Handle
     captioner: Handle
+    recognizer: Handle
     jobs: Handle | None = None
     pictures_at_once: int = 1
     searches_at_once: int = 1
@@ -79,6 +84,7 @@ class Handles(NamedTuple):
             **shards,
             "segmenter": self.segmenter,
             "captioner": self.captioner,
+            "recognizer": self.recognizer,
             **({} if self.jobs is None else {"jobs": self.jobs}),
         }
 
@@ -120,6 +126,7 @@ class ServeGraph:
         self._search = ShardedSearch([partial(calls, share=share) for calls in self._match])
         self._segment = method(handles.segmenter, "segment")
         self._caption = method(handles.captioner, "caption")
+        self._recognize = method(handles.recognizer, "recognize")
 
     @property
     def timeout_s(self) -> float:
@@ -188,6 +195,26 @@ class ServeGraph:
     ) -> Segmentation:
         segmentation: Segmentation = await self._warm_call(self._segment, image, options, model)
         return segmentation
+
+    async def recognize(
+        self, recognizer_id: str, probes: FloatArray, threshold: float
+    ) -> Sequence[Recognized]:
+        told: Sequence[Recognized] = await self._warm_call(
+            self._recognize.options(multiplexed_model_id=recognizer_id),
+            recognizer_id,
+            probes,
+            threshold,
+        )
+        return told
+
+    async def forget_recognizer(self, recognizer_id: str) -> None:
+        try:
+            answers = await self._broadcast("recognizer", FORGET_TIMEOUT_S, "forget", recognizer_id)
+        except TimedOut as error:
+            answers = [error]
+        for answer in answers:
+            if answer is not None:
+                log.warning("recognizer %s may stay in memory: %s", recognizer_id, answer)
 
     async def load_segmenter(self, model: str) -> None:
         """A replica lost meanwhile is no failure: every request names its model anyway."""

@@ -17,6 +17,7 @@ from deployments.embedder import embedder
 from deployments.graph import Handles, ServeGraph
 from deployments.jobs import jobs
 from deployments.matcher import matcher
+from deployments.recognizer import recognizer
 from deployments.request_id import OneRequestId
 from deployments.rpcs import RpcMethods
 from deployments.startup import CANNOT_START, DID_NOT_START, reported, tell_operator
@@ -69,7 +70,8 @@ ingress = serve.deployment(name="ingress", max_ongoing_requests=1000)(serve.ingr
 
 
 def build(args: AppArgs) -> Application:
-    """``ingress, jobs → detector, embedder, matcher, segmenter, captioner`` on what there is."""
+    """``ingress, jobs → detector, embedder, matcher, segmenter, captioner, recognizer`` on what
+    there is."""
     return reported(CANNOT_START)(_build)(args)
 
 
@@ -96,6 +98,9 @@ def _build(args: AppArgs) -> Application:
         )
         for name, deployment in engines.items()
     }
+    bound["recognizer"] = recognizer.options(ray_actor_options=_cpu(take.recognizer)).bind(
+        settings, take.recognizer
+    )
     shards = [Shard(index, settings.matcher_shards) for index in range(settings.matcher_shards)]
     matchers: Any = tuple(
         matcher.options(
@@ -109,7 +114,9 @@ def _build(args: AppArgs) -> Application:
         searches_at_once=take.matcher.threads,
         **bound,
     )
-    workers: Any = jobs.options(ray_actor_options=_cpu(take.jobs)).bind(settings, take.jobs, below)
+    workers: Any = jobs.options(ray_actor_options=_cpu(take.jobs)).bind(
+        settings, take.jobs, take.evaluation, below
+    )
     return ingress.options(ray_actor_options=_cpu(take.ingress)).bind(
         settings, below._replace(jobs=workers)
     )

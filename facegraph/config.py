@@ -51,7 +51,7 @@ OTHER_ENVIRONMENT = frozenset({"FACEGRAPH_TEST_ASSETS", *FRONT_ENVIRONMENT})
 """Variables that are ours but no setting of the service."""
 
 
-Dialect = Literal["smartav", "frv2", "gnosis", "face"]
+Dialect = Literal["smartav", "frv2", "gnosis", "face", "modelbuilder"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -158,7 +158,16 @@ class JobsTuning(_Model):
         86400.0, ge=1, description="Finished jobs are forgotten after this time."
     )
     bulk_pictures: int = Field(
-        4, ge=1, le=4096, description="Pictures that an enrolling job has in work at a time."
+        4,
+        ge=1,
+        le=4096,
+        description="Pictures that a job which enrolls or trains has in work at a time.",
+    )
+    evaluations: int = Field(
+        2, ge=1, le=4096, description="Shapes that a search evaluates at a time, each by a worker."
+    )
+    callback_give_up_s: float = Field(
+        86400.0, ge=1, description="A notification that nobody takes is tried for so long."
     )
 
 
@@ -197,6 +206,27 @@ class IngressTuning(_Model):
     )
     max_jobs: int = Field(
         32, ge=1, le=10_000, description="Jobs queued or running; more are `overloaded`."
+    )
+    max_recognizers: int = Field(
+        1000, ge=1, le=100_000, description="Recognizers kept or being built; more are refused."
+    )
+    max_training_pictures: int = Field(
+        2000, ge=2, le=100_000, description="Most pictures that one recognizer is built from."
+    )
+    max_training_samples: int = Field(
+        20_000,
+        ge=2,
+        le=1_000_000,
+        description="Most samples of a collection that one is built from.",
+    )
+    max_training_classes: int = Field(
+        1000, ge=2, le=10_000, description="Most people that one recognizer tells apart."
+    )
+    max_search_s: float = Field(
+        3600.0, gt=0, description="Longest time a request may give a search for a shape."
+    )
+    max_event_streams: int = Field(
+        64, ge=1, le=10_000, description="Clients that follow builds by events at a time."
     )
     search_limit: int = Field(5, ge=1, le=100, description="Subjects answered per face.")
     threshold: float | None = Field(
@@ -271,8 +301,14 @@ class Settings(_Model):
     fetch_urls: bool = Field(
         False, description="Fetch images by `url`; private addresses are refused even then."
     )
+    max_loaded_recognizers: int = Field(
+        16, ge=1, le=1000, description="Recognizers that a replica keeps in memory."
+    )
+    private_callbacks: bool = Field(
+        False, description="Notify addresses that are not public, too: this machine, this network."
+    )
     root_dialects: tuple[Dialect, ...] = Field(
-        ("smartav", "gnosis", "face"),
+        ("smartav", "gnosis", "face", "modelbuilder"),
         description="Old systems answered at `/`, beside `/compat/<dialect>/`; smartav or frv2, "
         "not both.",
     )

@@ -17,6 +17,7 @@ from facegraph.types import (
     Consistency,
     Detection,
     FloatArray,
+    Recognized,
     SearchResult,
     Segmentation,
     SegmentOptions,
@@ -99,6 +100,23 @@ class Graph(FaceGraph, Protocol):
         self, image: bytes, options: SegmentOptions, model: str | None = None
     ) -> Segmentation:
         """Instance masks of one compressed image, by ``model`` or by the configured one."""
+        ...
+
+    async def recognize(
+        self, recognizer_id: str, probes: FloatArray, threshold: float
+    ) -> Sequence[Recognized]:
+        """Whom that recognizer takes each row of ``probes`` (n, d) float32, L2-normalised, for.
+
+        threshold: raw cosine from which on a probe is near a training embedding
+        RecognizerNotFound where the store has no model of that id.
+        """
+        ...
+
+    async def forget_recognizer(self, recognizer_id: str) -> None:
+        """Every replica drops it from memory; who cannot be reached now drops it when it is old.
+
+        It raises nothing for want of a replica.
+        """
         ...
 
     async def load_segmenter(self, model: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from facegraph.config import (
@@ -12,13 +12,16 @@ from facegraph.config import (
     SegmenterTuning,
     Settings,
 )
+from facegraph.errors import RecognizerNotFound
 from facegraph.graph import Query
 from facegraph.local_faces import LocalFaces
 from facegraph.matcher import Matcher, Records
+from facegraph.recognizers.predicting import RecognizerWorker
 from facegraph.types import (
     Caption,
     CaptionOptions,
     FloatArray,
+    Recognized,
     SearchResult,
     Segmentation,
     SegmentOptions,
@@ -27,13 +30,30 @@ from facegraph.vision.captioning import CaptionerWorker
 from facegraph.vision.segmenting import SegmenterWorker
 
 
-class LocalGraph(LocalFaces):
-    """Implements :class:`facegraph.graph.Graph` without Ray."""
+async def no_model(recognizer_id: str) -> bytes:
+    raise RecognizerNotFound(f"no recognizer is kept here, so neither is {recognizer_id!r}")
 
-    def __init__(self, settings: Settings, records: Records, *, threads: int = 1) -> None:
+
+class LocalGraph(LocalFaces):
+    """Implements :class:`facegraph.graph.Graph` without Ray.
+
+    models: the file of a recognizer; ``store.recognizers.model``
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        records: Records,
+        *,
+        threads: int = 1,
+        models: Callable[[str], Awaitable[bytes]] = no_model,
+    ) -> None:
         super().__init__(settings, threads=threads, embedder_threads=threads)
         self._segmenter = SegmenterWorker(settings, SegmenterTuning(), threads=threads)
         self._captioner = CaptionerWorker(settings, CaptionerTuning(), threads=threads)
+        self._recognizer = RecognizerWorker(
+            models, max_models=settings.max_loaded_recognizers, threads=threads
+        )
         self._matcher = Matcher(
             records, MatcherTuning(), threads=threads, storage=settings.gallery_storage
         )
@@ -48,6 +68,7 @@ class LocalGraph(LocalFaces):
 
     async def close(self) -> None:
         await self._matcher.close()
+        await self._recognizer.close()
         await self._captioner.close()
         await self._segmenter.close()
         await super().close()
@@ -69,6 +90,14 @@ class LocalGraph(LocalFaces):
     ) -> Segmentation:
         return await self._segmenter.segment(image, options, model)
 
+    async def recognize(
+        self, recognizer_id: str, probes: FloatArray, threshold: float
+    ) -> Sequence[Recognized]:
+        return await self._recognizer.recognize(recognizer_id, probes, threshold)
+
+    async def forget_recognizer(self, recognizer_id: str) -> None:
+        self._recognizer.forget(recognizer_id)
+
     async def load_segmenter(self, model: str) -> None:
         await self._segmenter.load(model)
 
@@ -79,4 +108,5 @@ class LocalGraph(LocalFaces):
             "matcher": self._matcher.describe(),
             "segmenter": self._segmenter.describe(),
             "captioner": self._captioner.describe(),
+            "recognizer": self._recognizer.describe(),
         }

@@ -442,3 +442,33 @@ class Job:
     created_at: dt.datetime
     started_at: dt.datetime | None
     finished_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Somebody whom a recognizer knows.
+
+    probability: the network's, 0..1, of all its labels together 1
+    similarity: raw cosine to the nearest training embedding of that label
+    """
+
+    label: str
+    probability: float
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recognized:
+    """What a recognizer says of one probe.
+
+    candidates: the most probable, best first; then the nearest, where it is none of them
+
+    `match`: the most probable label, and the probe is near one of its training embeddings.
+    `ambiguous`: it is near somebody's, but not near those of the most probable. `unknown`: it is
+    near nobody's.
+    similarity: raw cosine to the nearest training embedding of all
+    """
+
+    decision: Decision
+    similarity: float
+    candidates: tuple[Candidate, ...]

@@ -30,6 +30,7 @@ from facegraph.types import (
     Faces,
     FloatArray,
     Match,
+    Recognized,
     SearchResult,
     Segmentation,
     SegmentOptions,
@@ -145,6 +146,14 @@ class FakeFilmGraph:
     async def segment(
         self, image: bytes, options: SegmentOptions, model: str | None = None
     ) -> Segmentation:
+        raise NotImplementedError
+
+    async def recognize(
+        self, recognizer_id: str, probes: FloatArray, threshold: float
+    ) -> Sequence[Recognized]:
+        raise NotImplementedError
+
+    async def forget_recognizer(self, recognizer_id: str) -> None:
         raise NotImplementedError
 
     async def load_segmenter(self, model: str) -> None:

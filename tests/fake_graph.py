@@ -22,11 +22,14 @@ from facegraph.types import (
     CROP_SIZE,
     Attributes,
     ByteArray,
+    Candidate,
     Caption,
     CaptionOptions,
+    Decision,
     Detection,
     Faces,
     FloatArray,
+    Recognized,
     SearchResult,
     Segmentation,
     SegmentOptions,
@@ -38,6 +41,11 @@ from facegraph.vision.selection import select
 def picture(*people: int) -> bytes:
     """A fake picture of these people, the largest first."""
     return f"faces:{','.join(map(str, people))}".encode()
+
+
+def variant(number: int, *people: int) -> bytes:
+    """Another fake picture of these people, 1..255: each is a little unlike the person itself."""
+    return f"variant:{number} faces:{','.join(map(str, people))}.".encode()
 
 
 def photo(*people: int) -> bytes:
@@ -53,6 +61,15 @@ def photo(*people: int) -> bytes:
 def embedding_of(person: int, dimension: int) -> FloatArray:
     """A unit vector of its own for each person; any two are nearly orthogonal."""
     vector = np.random.default_rng(person).normal(size=dimension)
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
+def variant_of(person: int, number: int, dimension: int) -> FloatArray:
+    """As far as a cosine of about 0.95 from the person; 0 is the person itself."""
+    if not number:
+        return embedding_of(person, dimension)
+    noise = embedding_of(1000 * number + person, dimension)
+    vector = embedding_of(person, dimension) + 0.3 * noise
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
 
@@ -86,6 +103,8 @@ class FakeGraph:
         self.failing: FacegraphError | None = None  # raised by both vision models
         self.asked: list[CaptionOptions | SegmentOptions] = []
         self.loaded: list[str] = []
+        self.recognized: list[str] = []
+        self.forgotten: list[str] = []
         self.shown: list[dict[str, Any]] | None = None  # as galleries, instead of the matcher's
 
     async def detect(
@@ -110,11 +129,14 @@ class FakeGraph:
         kept = len(faces) if crops else 0
         pixels = np.zeros((kept, CROP_SIZE, CROP_SIZE, 3), np.uint8)
         pixels[:, 0, 0, 0] = people[:kept]
+        if (number := re.match(rb"variant:(\d+)", image)) is not None:
+            pixels[:, 0, 0, 1] = int(number[1])
         told = _fake_attributes(people[: len(faces)]) if attributes else None
         return Detection(200, 100, faces, pixels, n, told)
 
     async def embed(self, crops: ByteArray) -> FloatArray:
-        rows = [embedding_of(int(crop[0, 0, 0]), self._dimension) for crop in crops]
+        numbers = [(int(crop[0, 0, 0]), int(crop[0, 0, 1])) for crop in crops]
+        rows = [variant_of(who, which, self._dimension) for who, which in numbers]
         return np.array(rows, np.float32).reshape(-1, self._dimension)
 
     async def match(
@@ -154,6 +176,23 @@ class FakeGraph:
             200, 100, labels, scores, np.array(boxes, np.float32), masks, model or "fake-segmenter"
         )
         return select(seen, options)
+
+    async def recognize(
+        self, recognizer_id: str, probes: FloatArray, threshold: float
+    ) -> Sequence[Recognized]:
+        """Person n is known to every recognizer as ``person-n``, and nobody above 9."""
+        self.recognized.append(recognizer_id)
+        told = []
+        for probe in probes:
+            known = [float(probe @ embedding_of(n, self._dimension)) for n in range(10)]
+            best = int(np.argmax(known))
+            decision: Decision = "match" if known[best] >= threshold else "unknown"
+            candidate = Candidate(f"person-{best}", 0.9, known[best])
+            told.append(Recognized(decision, known[best], (candidate,)))
+        return told
+
+    async def forget_recognizer(self, recognizer_id: str) -> None:
+        self.forgotten.append(recognizer_id)
 
     async def load_segmenter(self, model: str) -> None:
         if not model.startswith("fake-"):

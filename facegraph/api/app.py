@@ -29,6 +29,9 @@ from facegraph.api.v1 import (
     collections,
     faces,
     jobs,
+    recognizer_events,
+    recognizers,
+    recognizing,
     redact,
     search,
     subjects,
@@ -54,6 +57,9 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
     *videos.ENDPOINTS,
     *video_search.ENDPOINTS,
     *jobs.ENDPOINTS,
+    *recognizers.ENDPOINTS,
+    *recognizer_events.ENDPOINTS,
+    *recognizing.ENDPOINTS,
     *system.ENDPOINTS,
 )
 
@@ -79,6 +85,7 @@ def create_app(service: Service) -> Starlette:
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     yield
+    app.state.facegraph.streams.close()
     await close_streams(app)
 
 

@@ -68,7 +68,7 @@ async def received_archive(request: Request) -> AsyncIterator[tuple[Parsed, Uplo
                 yield parsed, None if file is None else Upload(file, work)
         else:
             with tempfile.SpooledTemporaryFile(max_size=_LARGE) as spooled:
-                await _spool(request, cast(BinaryIO, spooled), tuning.max_bulk_bytes)
+                await spool(request, cast(BinaryIO, spooled), tuning.max_bulk_bytes)
                 yield parsed, Upload(cast(BinaryIO, spooled), work)
 
 
@@ -86,7 +86,8 @@ def _archive_of(form: FormData, parsed: Parsed) -> BinaryIO | None:
     return files[0] if files else None
 
 
-async def _spool(request: Request, file: BinaryIO, limit: int) -> None:
+async def spool(request: Request, file: BinaryIO, limit: int) -> None:
+    """Writes the body into ``file``; ImageTooLarge past ``limit`` bytes."""
     require_announced_size(request, limit)
     size = 0
     async for chunk in request.stream():

@@ -17,6 +17,7 @@ from facegraph.api import messagepack
 from facegraph.api.parsing import Parsed, parse
 from facegraph.api.state import State
 from facegraph.api.streaming import Streamed, StreamedResponse, Upload, received_video
+from facegraph.api.training_forms import TrainingUpload
 from facegraph.config import IngressTuning, nearest
 from facegraph.errors import FacegraphError, InvalidRequest
 from facegraph.ids import is_id
@@ -54,6 +55,7 @@ class Call(Generic[P]):
 
     images: the compressed bytes in the order sent
     upload: the video, where the endpoint takes one
+    training: the pictures, where the endpoint takes very many
     """
 
     params: P
@@ -62,6 +64,7 @@ class Call(Generic[P]):
     headers: Mapping[str, str]
     state: State
     upload: Upload | None = None
+    training: TrainingUpload | None = None
 
     @property
     def service(self) -> Service:
@@ -143,9 +146,14 @@ class Endpoint(Generic[P]):
             return response
 
     async def _answer(
-        self, request: Request, state: State, parsed: Parsed, upload: Upload | None = None
+        self,
+        request: Request,
+        state: State,
+        parsed: Parsed,
+        upload: Upload | None = None,
+        training: TrainingUpload | None = None,
     ) -> Response:
-        answer = await self._handle(request, state, parsed, upload)
+        answer = await self._handle(request, state, parsed, upload, training)
         if isinstance(answer, Streamed):
             return StreamedResponse(answer, self.status)
         if isinstance(answer, Picture):
@@ -161,7 +169,12 @@ class Endpoint(Generic[P]):
         return Response(status_code=self.status)
 
     async def _handle(
-        self, request: Request, state: State, parsed: Parsed, upload: Upload | None = None
+        self,
+        request: Request,
+        state: State,
+        parsed: Parsed,
+        upload: Upload | None = None,
+        training: TrainingUpload | None = None,
     ) -> Reply | Picture | Streamed:
         call = Call(
             params=validate(self.params, parsed.params),
@@ -170,6 +183,7 @@ class Endpoint(Generic[P]):
             headers=request.headers,
             state=state,
             upload=upload,
+            training=training,
         )
         answer = await self.handler(call)
         return answer if isinstance(answer, Reply | Picture | Streamed) else Reply(answer)

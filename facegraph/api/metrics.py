@@ -24,7 +24,8 @@ class Metrics:
         )
         self.stages = Histogram(
             "facegraph_stage_duration_seconds",
-            "What a request waited for: detect, embed, match, caption, segment; hops included.",
+            "What a request waited for: detect, embed, match, recognize, caption, segment; hops "
+            "included.",
             ["stage"],
             registry=self.registry,
             buckets=_SECONDS,
@@ -34,12 +35,17 @@ class Metrics:
             "Requests being answered now.",
             registry=self.registry,
         )
+        self.event_streams = Gauge(
+            "facegraph_event_streams",
+            "Streams of events open now; they are no requests in flight.",
+            registry=self.registry,
+        )
         self.errors = Counter(
             "facegraph_errors_total", "Answers by problem code.", ["code"], registry=self.registry
         )
         self.decisions = Counter(
             "facegraph_decisions_total",
-            "Search and verify decisions.",
+            "Decisions of searches, verifications and recognizers.",
             ["decision"],
             registry=self.registry,
         )

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from facegraph.api.problems import respond
-from facegraph.api.state import State, TimeLimit
+from facegraph.api.state import Place, State, TimeLimit
 from facegraph.errors import FacegraphError, Overloaded, TimedOut
 from facegraph.timing import Times, collected, server_timing
 
@@ -29,7 +29,8 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class Gate:
-    """Admits at most ``max_concurrent_requests``, each for at most ``request_timeout_s``.
+    """Admits at most ``max_concurrent_requests``, each for at most ``request_timeout_s``; streams
+    of events leave their places.
 
     Inside, every exception has become an answer; an answer that has begun is never followed by
     another.
@@ -45,15 +46,27 @@ class Gate:
             return
         exchange = _Exchange(scope, send)
         state: State = scope["app"].state.facegraph
-        self._in_flight += 1
-        state.metrics.in_flight.set(self._in_flight)
+        place = self._take_place(state)
+        exchange.scope["state"]["place"] = place
         try:
             with collected() as exchange.times:
                 await self._admit(exchange, state, receive)
         finally:
-            self._in_flight -= 1
-            state.metrics.in_flight.set(self._in_flight)
+            place.leave()
             exchange.record(state)
+
+    def _take_place(self, state: State) -> Place:
+        taken = True
+
+        def leave() -> None:
+            nonlocal taken
+            self._in_flight -= taken
+            state.metrics.in_flight.set(self._in_flight)
+            taken = False
+
+        self._in_flight += 1
+        state.metrics.in_flight.set(self._in_flight)
+        return Place(leave)
 
     async def _admit(self, exchange: _Exchange, state: State, receive: Receive) -> None:
         tuning = state.service.tuning

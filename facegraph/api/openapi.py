@@ -15,6 +15,7 @@ from facegraph.api.archives import ArchiveEndpoint, archive_body
 from facegraph.api.endpoint import Endpoint, ImageRule, Picture
 from facegraph.api.problems import MEDIA_TYPE
 from facegraph.api.streaming import Streamed
+from facegraph.api.training import TrainingEndpoint, training_body
 from facegraph.errors import (
     FacegraphError,
     InvalidRequest,
@@ -158,6 +159,8 @@ def _body(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> dict[str, Any]:
         return _video_body(params)
     if isinstance(endpoint, ArchiveEndpoint):
         return archive_body(params)
+    if isinstance(endpoint, TrainingEndpoint):
+        return training_body(params, {"$ref": _REF.format(model="Image")})
     images = _FIELDS[endpoint.images]
     required = [] if endpoint.images in ("optional", "several", "none") else list(images)
     image: dict[str, Any] = {"$ref": _REF.format(model="Image")}
@@ -210,8 +213,7 @@ def _responses(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> dict[str, An
         binary = {"schema": {"type": "string", "format": "binary"}}
         responses[str(endpoint.status)]["content"] = {"image/*": binary}
     elif endpoint.answer is Streamed:
-        binary = {"schema": {"type": "string", "format": "binary"}}
-        content = dict.fromkeys(endpoint.media_types, binary)
+        content = {kind: {"schema": _streamed(kind)} for kind in endpoint.media_types}
         responses[str(endpoint.status)]["content"] = content
     elif endpoint.answer is not None:
         schema = TypeAdapter(endpoint.answer).json_schema(ref_template=_REF, mode="serialization")
@@ -228,11 +230,18 @@ def _responses(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> dict[str, An
     return responses
 
 
+def _streamed(media_type: str) -> dict[str, str]:
+    if media_type.startswith("text/"):
+        return {"type": "string"}
+    return {"type": "string", "format": "binary"}
+
+
 def _codes(endpoint: Endpoint[Any]) -> dict[int, list[str]]:
     errors = {*COMMON_ERRORS, *endpoint.errors}
-    if endpoint.path.startswith("/v1/collections"):
+    if endpoint.path.startswith(("/v1/collections", "/v1/recognizers")):
         errors.add(StoreUnavailable)
-    if endpoint.images != "none" or endpoint.video or isinstance(endpoint, ArchiveEndpoint):
+    bringing = endpoint.images != "none" or endpoint.video
+    if bringing or isinstance(endpoint, ArchiveEndpoint | TrainingEndpoint):
         errors.add(UnsupportedMediaType)
     codes: dict[int, list[str]] = {}
     for error in sorted(errors, key=lambda kind: (kind.status, kind.code)):

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -44,6 +45,11 @@ FetchUrl = Callable[[str, int], Awaitable[bytes]]
 """Fetches a URL, at most that many bytes; raises InvalidRequest where fetching is off."""
 
 
+ReadMultipart = Callable[[Request, int], Awaitable[FormData]]
+"""Reads a multipart form whose fields, files aside, have at most that many bytes each; raises
+MultiPartException."""
+
+
 @dataclass(slots=True)
 class Parsed:
     """What a request brought: compressed images by field, everything else in ``params``."""
@@ -70,7 +76,7 @@ class Limits:
         self._images += 1
         if self._images > self.tuning.max_images:
             raise InvalidRequest(f"more than {self.tuning.max_images} images in one request")
-        _require_image_size(len(data), self.tuning)
+        require_image_size(len(data), self.tuning)
         return data
 
 
@@ -124,6 +130,7 @@ async def read_form(
     tuning: IngressTuning,
     max_bytes: int | None = None,
     max_field_bytes: int | None = None,
+    multipart: ReadMultipart | None = None,
 ) -> AsyncIterator[FormData]:
     """The multipart or urlencoded form; large files lie on disk while it is open, where
     ``max_bytes`` says that they may be videos.
@@ -131,6 +138,7 @@ async def read_form(
     max_bytes: of the body, instead of ``max_request_bytes``; ImageTooLarge past it, and for an
         urlencoded form past ``MAX_FILELESS_FORM``
     max_field_bytes: of a field that is no file, instead of twice ``max_image_bytes``
+    multipart: reads a multipart form, where it may have more files than ``max_images``
     InvalidRequest for what is no form, and for more than ``max_images`` files.
     """
     limit = max_bytes or tuning.max_request_bytes
@@ -143,7 +151,8 @@ async def read_form(
         if media_type_of(request) == "multipart/form-data":
             # Pictures stay in memory, as in every other kind of body; only videos go to the disk.
             spool = _LARGE if max_bytes else limit
-            form = await _multipart(bounded, tuning.max_images + 1, max_field_bytes, spool)
+            multipart = multipart or partial(_multipart, tuning.max_images + 1, spool)
+            form = await multipart(bounded, max_field_bytes)
         else:
             form = await bounded.form(max_fields=MAX_FIELDS, max_part_size=max_field_bytes)
     except (HTTPException, MultiPartException) as error:
@@ -155,7 +164,7 @@ async def read_form(
         await form.close()
 
 
-async def _multipart(request: Request, max_files: int, max_part: int, spool: int) -> FormData:
+async def _multipart(max_files: int, spool: int, request: Request, max_part: int) -> FormData:
     """The form; files of more than ``spool`` bytes lie on the disk."""
     async with aclosing(request.stream()) as stream:
         parser = MultiPartParser(
@@ -238,7 +247,7 @@ def _bounded(request: Request, limit: int) -> Callable[[], Awaitable[Any]]:
 async def _add_file(name: str, upload: UploadFile, parsed: Parsed, limits: Limits) -> None:
     if name not in IMAGE_FIELDS:
         raise InvalidRequest(f"unknown file field {name!r}; images come as {_names()}")
-    _require_image_size(upload.size or 0, limits.tuning)  # before it is read into memory
+    require_image_size(upload.size or 0, limits.tuning)  # before it is read into memory
     parsed.images.setdefault(name, []).append(limits.admit(await upload.read()))
 
 
@@ -304,7 +313,7 @@ async def _resolve_all(name: str, value: Any, limits: Limits, fetch: FetchUrl) -
 async def resolve_image(value: Any, tuning: IngressTuning, fetch: FetchUrl) -> bytes:
     """The compressed bytes behind one image of a JSON or MessagePack body."""
     data = await _bytes_of(value, tuning, fetch)
-    _require_image_size(len(data), tuning)
+    require_image_size(len(data), tuning)
     return data
 
 
@@ -361,7 +370,8 @@ def _require_body_size(size: int, limit: int) -> None:
         raise ImageTooLarge(f"a request may have {limit} bytes")
 
 
-def _require_image_size(size: int, tuning: IngressTuning) -> None:
+def require_image_size(size: int, tuning: IngressTuning) -> None:
+    """ImageTooLarge past ``max_image_bytes``."""
     if size > tuning.max_image_bytes:
         raise ImageTooLarge(f"an image may have {tuning.max_image_bytes} bytes")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
+from facegraph.api.events import EventStreams
 from facegraph.api.metrics import Metrics
 from facegraph.api.parsing import FetchUrl
 from facegraph.service import Service
@@ -12,11 +14,23 @@ from facegraph.service import Service
 
 @dataclass(slots=True)
 class State:
-    """The service behind the routes, its metrics, and how images by URL are fetched."""
+    """The service behind the routes, its metrics, how images by URL are fetched, and the streams
+    of events that are open."""
 
     service: Service
     metrics: Metrics
     fetch: FetchUrl
+    streams: EventStreams = field(default_factory=EventStreams)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A request's place among ``max_concurrent_requests``; ``request.state.place``.
+
+    leave: makes it free before the answer ends; calling it again does nothing
+    """
+
+    leave: Callable[[], None]
 
 
 @dataclass(slots=True)

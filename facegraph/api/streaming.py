@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from starlette.requests import Request
@@ -32,18 +32,27 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """An answer that is sent as it is made."""
+    """An answer that is sent as it is made.
 
-    body: Body
+    lasts_s: how long it may, where that is longer than a request may take
+    aside: it takes no place among ``max_concurrent_requests``; it is bounded otherwise
+    held: closed when it was sent or the client is gone
+    """
+
+    body: Body | AsyncGenerator[bytes]
     media_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    lasts_s: float | None = None
+    aside: bool = False
+    held: ExitStack = field(default_factory=ExitStack)
 
 
 class StreamedResponse(StreamingResponse):
     """Sends a body; closes it, and what is held for it, when it was sent or the client is gone."""
 
     def __init__(self, answer: Streamed, status: int = 200) -> None:
-        super().__init__(answer.body, status, media_type=answer.media_type)
-        self._body = answer.body
+        super().__init__(answer.body, status, answer.headers, answer.media_type)
+        self._answer = answer
         self._held = AsyncExitStack()
 
     def hold(self, held: AsyncExitStack) -> None:
@@ -51,10 +60,22 @@ class StreamedResponse(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._held:
-            try:
-                await super().__call__(scope, receive, send)
-            finally:
-                self._body.close()
+            with self._answer.held:
+                if self._answer.lasts_s is not None:
+                    scope["state"]["time_limit"].extend(self._answer.lasts_s)
+                if self._answer.aside:
+                    scope["state"]["place"].leave()
+                try:
+                    await super().__call__(scope, receive, send)
+                finally:
+                    await _close(self._answer.body)
+
+
+async def _close(body: Body | AsyncGenerator[bytes]) -> None:
+    if isinstance(body, Body):
+        body.close()
+    else:
+        await body.aclose()
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import httpx
 import jsonschema
 import pytest
 
-from facegraph import local
+from facegraph import local, local_faces
 from facegraph.api.app import create_app
 from facegraph.config import IngressTuning, MatcherTuning, Settings
 from facegraph.graph import Graph
@@ -78,7 +78,9 @@ async def test_in_one_process_it_is_shown_once_it_was_searched(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings.model_copy(update={"gallery_storage": "bf16"})
-    for worker in ("DetectorWorker", "EmbedderWorker", "SegmenterWorker", "CaptionerWorker"):
+    for worker in ("DetectorWorker", "EmbedderWorker"):
+        monkeypatch.setattr(local_faces, worker, FakeWorker)
+    for worker in ("SegmenterWorker", "CaptionerWorker", "RecognizerWorker"):
         monkeypatch.setattr(local, worker, FakeWorker)
     async with AsyncExitStack() as stack:
         records = await stack.enter_async_context(open_store(settings))

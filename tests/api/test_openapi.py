@@ -12,6 +12,8 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from facegraph.api.app import ENDPOINTS
+from facegraph.service import Service
+from tests.api.recognizer_making import NAMES, PUBLIC, files, finish, take
 from tests.fake_graph import image, images
 
 UNDOCUMENTED = {"/openapi.json", "/metrics"}
@@ -82,6 +84,56 @@ async def test_answers_obey_their_schemas(client: httpx.AsyncClient) -> None:
         media_type = response.headers["content-type"].partition(";")[0]
         schema = described["content"][media_type]["schema"]
         jsonschema.validate(response.json(), {**schema, "components": body["components"]})
+
+
+RECOGNIZERS: list[tuple[str, str, dict[str, Any]]] = [
+    ("POST", "/v1/recognizers", {"files": files(*NAMES), "data": {"callback_url": PUBLIC}}),
+    ("GET", "/v1/recognizers", {}),
+    ("GET", "/v1/recognizers/{id}", {}),
+    ("GET", "/v1/recognizers/{id}/report", {}),
+    ("POST", "/v1/recognizers/{id}/predict", image(1, 50)),
+    ("GET", "/v1/recognizers/nobody", {}),
+]
+
+
+async def test_answers_about_recognizers_obey_their_schemas(
+    client: httpx.AsyncClient, service: Service
+) -> None:
+    body = await document(client)
+    recognizer_id = ""
+    for method, template, request in RECOGNIZERS:
+        path = template.replace("{id}", recognizer_id)
+        response = await client.request(method, path, **request)
+        described = body["paths"][template.replace("nobody", "{id}")][method.lower()]
+        media_type = response.headers["content-type"].partition(";")[0]
+        content = described["responses"][str(response.status_code)]["content"]
+        if media_type == "image/png":
+            assert content == {"image/*": {"schema": {"type": "string", "format": "binary"}}}
+            continue
+        schema = content[media_type]["schema"]
+        jsonschema.validate(response.json(), {**schema, "components": body["components"]})
+        if response.status_code == 202:
+            recognizer_id = response.json()["id"]
+            await finish(service, await take(service))
+
+
+async def test_bodies_and_streams_of_recognizers_are_told(client: httpx.AsyncClient) -> None:
+    paths = (await document(client))["paths"]
+    body = paths["/v1/recognizers"]["post"]["requestBody"]["content"]
+    assert set(body) == {
+        "multipart/form-data",
+        "application/zip",
+        "application/vnd.apache.parquet",
+        "text/csv",
+        "application/json",
+        "application/msgpack",
+    }
+    assert {"images", "archive", "labels"} <= body["multipart/form-data"]["schema"][
+        "properties"
+    ].keys()
+    assert "archive" not in body["application/json"]["schema"]["properties"]
+    events = paths["/v1/recognizers/{id}/events"]["get"]["responses"]["200"]["content"]
+    assert events == {"text/event-stream": {"schema": {"type": "string"}}}
 
 
 async def test_docs_need_no_network(client: httpx.AsyncClient) -> None:

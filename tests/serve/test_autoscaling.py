@@ -30,7 +30,8 @@ RESOURCES = {
     "matcher": {"num_cpus": 0.2},
     "segmenter": {"num_cpus": 0.1},
     "captioner": {"num_cpus": 0.1},
-    "jobs": {"num_cpus": 0.1},
+    "recognizer": {"num_cpus": 0.05},
+    "jobs": {"num_cpus": 0.05},
 }
 SCALING = {
     "min_replicas": 1,

@@ -45,7 +45,7 @@ def test_several_nodes_need_an_external_database() -> None:
 
 def test_resources_that_never_fit_are_refused() -> None:
     cluster.require_cores(Resources(), 2)
-    with pytest.raises(ConfigError, match=r"takes 9\.2 cores .*detector 8.* has 2"):
+    with pytest.raises(ConfigError, match=r"takes 9\.25 cores .*detector 8.* has 2"):
         cluster.require_cores(Resources(detector=EngineResources(num_cpus=8)), 2)
 
 
@@ -77,7 +77,7 @@ def test_a_matcher_for_each_shard(
 ) -> None:
     application = built({"matcher_shards": shards}, 0)
     made: dict[str, Any] = {part.name: part for part in application.deployments}
-    others = {"ingress", "detector", "embedder", "segmenter", "captioner", "jobs"}
+    others = {"ingress", "detector", "embedder", "segmenter", "captioner", "recognizer", "jobs"}
     assert made.keys() == {*names, *others}
     assert [made[name].init_args[2] for name in names] == [Shard(i, shards) for i in range(shards)]
     for caller in ("ingress", "jobs"):

@@ -11,6 +11,7 @@ import yaml
 from deployments.arguments import AppArgs
 from deployments.check import TUNING, check_file
 from facegraph import cli
+from facegraph.config import JobsTuning
 
 pytestmark = pytest.mark.serve
 
@@ -282,13 +283,14 @@ def test_the_shipped_autoscaling_blocks_are_sound(config: Path, name: str, said:
 
 def test_every_tuning_value_stands_in_the_shipped_file_with_its_default() -> None:
     (application,) = yaml.safe_load(SHIPPED.read_text())["applications"]
-    shipped = {part["name"]: part["user_config"] for part in application["deployments"]}
+    shipped = {part["name"]: part.get("user_config", {}) for part in application["deployments"]}
     assert shipped == {name: model().model_dump(mode="json") for name, model in TUNING.items()}
 
 
-def test_the_shipped_resources_fit_two_cores_with_two_matchers() -> None:
+def test_the_shipped_resources_fit_two_cores_with_two_matchers_and_a_search() -> None:
     (application,) = yaml.safe_load(SHIPPED.read_text())["applications"]
-    replicas = {part["name"]: part["num_replicas"] for part in application["deployments"]}
+    counts = {part["name"]: part["num_replicas"] for part in application["deployments"]}
+    counts["evaluation"] = JobsTuning().evaluations
     resources = AppArgs.model_validate(application["args"]).resources
-    cores = sum(part.num_cpus * replicas[name] for name, part in resources)
+    cores = sum(part.num_cpus * counts[name] for name, part in resources)
     assert cores + resources.matcher.num_cpus == pytest.approx(2.0)

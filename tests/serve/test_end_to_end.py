@@ -39,7 +39,7 @@ def test_the_readme(served: Copy) -> None:
         env={**os.environ, "PORT": str(served.port)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -51,6 +51,7 @@ def test_the_readme(served: Copy) -> None:
         "attributes",
         "see",
         "redact",
+        "recognizer",
         "forget",
         "models",
     )
@@ -69,6 +70,10 @@ def test_the_readme(served: Copy) -> None:
         ("concealed", "2"),
         ("kept", "1"),
     ]
+    assert "event: ready" in said["recognizer"]
+    assert '"pictures": 10' in said["recognizer"]
+    told = re.findall(r'"decision": "(\w+)",\s+"label": "(\w+)"', said["recognizer"])
+    assert told == [("match", "tom"), ("unknown", "unknown"), ("match", "eileen")]
     assert said["forget"] == ""
     assert re.search(r"^ *opencv +.*installed", said["models"], re.MULTILINE)
 

@@ -26,6 +26,7 @@ from facegraph.errors import (
     InvalidRequest,
     ModelUnavailable,
     Overloaded,
+    RecognizerNotFound,
     ShardUnavailable,
     TimedOut,
     Unavailable,
@@ -37,6 +38,7 @@ from facegraph.types import (
     Detection,
     Faces,
     Match,
+    Recognized,
     SearchResult,
     Segmentation,
     SegmentOptions,
@@ -93,14 +95,16 @@ def make(handle: FakeHandle, timeout_s: float = 30.0) -> ServeGraph:
     any_handle = cast(Any, handle)
     matchers = (any_handle,)
     return ServeGraph(
-        Handles(any_handle, any_handle, matchers, any_handle, any_handle), timeout_s, "contract"
+        Handles(any_handle, any_handle, matchers, any_handle, any_handle, any_handle),
+        timeout_s,
+        "contract",
     )
 
 
 def sharded(*matchers: FakeHandle) -> ServeGraph:
     """With a matcher for each shard."""
     other, shards = cast(Any, FakeHandle()), cast(Any, matchers)
-    return ServeGraph(Handles(other, other, shards, other, other), 30.0, "contract")
+    return ServeGraph(Handles(other, other, shards, other, other, other), 30.0, "contract")
 
 
 def task_error(cause: Exception) -> Exception:
@@ -178,6 +182,39 @@ async def test_the_segmenter_gets_the_model_that_was_chosen() -> None:
     assert handle.calls == [(b"image", options, None), (b"image", options, "yolact_base")]
 
 
+class FakeMultiplexedHandle(FakeHandle):
+    """``models``: the recognizer of each handle that was made for one."""
+
+    def __init__(self, *outcomes: Any, replicas: Sequence[Any] = ()) -> None:
+        super().__init__(*outcomes, replicas=replicas)
+        self.models: list[str] = []
+
+    def options(self, **options: Any) -> FakeHandle:
+        self.models += [value for key, value in options.items() if key == "multiplexed_model_id"]
+        return self
+
+
+async def test_serve_is_told_which_recognizer_is_asked() -> None:
+    told = (Recognized("unknown", 0.1, ()),)
+    handle = FakeMultiplexedHandle(told, task_error(RecognizerNotFound("no such recognizer")))
+    asked = make(handle)
+    assert await asked.recognize("one", PROBES, 0.4) is told
+    with pytest.raises(RecognizerNotFound) as caught:
+        await asked.recognize("gone", PROBES, 0.4)
+    assert type(caught.value) is RecognizerNotFound
+    assert handle.models == ["one", "gone"]
+    assert handle.calls == [("one", PROBES, 0.4), ("gone", PROBES, 0.4)]
+
+
+async def test_what_cannot_be_forgotten_now_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    handle = FakeHandle(replicas=[None, ActorDiedError()])
+    await make(handle).forget_recognizer("one")
+    assert handle.calls == [("forget", "one")]
+    assert caplog.text.count("recognizer one may stay in memory") == 1
+    await make(FakeSilentHandle(TimeoutError())).forget_recognizer("two")
+    assert "recognizer two may stay in memory: the recognizer did not answer" in caplog.text
+
+
 async def test_without_a_replica_the_model_is_starting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "COLD_AFTER_S", 0.01)
     ended: list[bool] = []
@@ -217,7 +254,7 @@ def described_handles(instead: FakeHandle, of: str, shards: int = 2) -> Handles:
     """Each deployment's one replica has its name; ``instead`` takes the place of one."""
     parts: dict[str, Any] = {
         name: FakeHandle(replicas=[{"replica": name}])
-        for name in ("detector", "embedder", "segmenter", "captioner", "jobs")
+        for name in ("detector", "embedder", "segmenter", "captioner", "recognizer", "jobs")
     }
     matchers: dict[str, Any] = {
         matcher_name(shard): FakeHandle(replicas=[{"replica": matcher_name(shard)}])
@@ -235,6 +272,7 @@ def described_handles(instead: FakeHandle, of: str, shards: int = 2) -> Handles:
         ("matcher-1", True),  # its subjects could not be found
         ("segmenter", False),
         ("captioner", False),
+        ("recognizer", False),
         ("jobs", False),
     ],
 )
@@ -252,6 +290,7 @@ async def test_vision_that_hangs_is_described_and_the_rest_is_ready(hung: str, f
         "matcher-1",
         "segmenter",
         "captioner",
+        "recognizer",
         "jobs",
     ]
     assert described["matcher-1"] == [{"replica": "matcher-1"}]

@@ -21,7 +21,8 @@ from tests.serve.copies import Copy, wait_until, write_config
 pytestmark = pytest.mark.serve
 
 MakeCopy = Callable[..., Copy]
-DEPLOYMENTS = ("ingress", "detector", "embedder", "matcher", "segmenter", "captioner", "jobs")
+FACES = ("ingress", "detector", "embedder", "matcher")
+DEPLOYMENTS = (*FACES, "segmenter", "captioner", "recognizer", "jobs")
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_the_one_line_names_address_pack_and_data(served: Copy) -> None:
 
 def test_every_replica_of_the_file_runs(served: Copy) -> None:
     counts = {name: len(served.replicas(name)) for name in DEPLOYMENTS}
-    beside = {"segmenter": 1, "captioner": 1, "jobs": 1}
+    beside = {"segmenter": 1, "captioner": 1, "recognizer": 1, "jobs": 1}
     assert counts == {"ingress": 1, "detector": 1, "embedder": 1, "matcher": 2} | beside
 
 

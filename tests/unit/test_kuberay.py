@@ -21,7 +21,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from deployments.arguments import AppArgs
+from deployments.arguments import AppArgs, Untuned
 from facegraph import config
 from facegraph.config import IngressTuning, from_environment
 from tests.cluster_files import (
@@ -50,7 +50,7 @@ DOCKERFILE = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
 TUNING: dict[str, type[BaseModel]] = {
     name: getattr(config, f"{name.capitalize()}Tuning")
     for name in ("ingress", "detector", "embedder", "matcher", "segmenter", "captioner", "jobs")
-}
+} | {"recognizer": Untuned}
 
 DIFFERENCES = {
     "http_options.host": "reached from other pods",
@@ -61,13 +61,16 @@ DIFFERENCES = {
     "args.resources.matcher.num_cpus": "a core each",
     "args.resources.segmenter.num_cpus": "a core each",
     "args.resources.captioner.num_cpus": "a core each",
+    "args.resources.recognizer.num_cpus": "a pod's core holds four",
     "args.resources.jobs.num_cpus": "it waits for the others",
+    "args.resources.evaluation.num_cpus": "so that pods come for them",
     "ingress.num_replicas": "two, of what nobody can do without",
     "detector.num_replicas": "comes with the load",
     "detector.autoscaling_config": "comes with the load",
     "embedder.num_replicas": "comes with the load",
     "embedder.autoscaling_config": "comes with the load",
     "matcher.num_replicas": "two",
+    "jobs.user_config.evaluations": "what pods are there for",
 }
 """All in which the cluster's Serve configuration differs from the shipped one."""
 

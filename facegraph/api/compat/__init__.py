@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from starlette.routing import BaseRoute, Mount
 
-from facegraph.api.compat import face, frv2, gnosis, smartav
+from facegraph.api.compat import face, frv2, gnosis, modelbuilder, smartav
 
 DIALECTS: Mapping[str, Sequence[BaseRoute]] = {
     "smartav": smartav.ROUTES,
     "frv2": frv2.ROUTES,
     "gnosis": gnosis.ROUTES,
     "face": face.ROUTES,
+    "modelbuilder": modelbuilder.ROUTES,
 }
 
 

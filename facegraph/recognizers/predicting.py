@@ -1,0 +1,287 @@
+"""Asking recognizers, behind asyncio: which are in memory, and what is done by whom.
+
+A model is loaded when it is first asked for; the least recently used leave memory first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from facegraph.batching import Batcher
+from facegraph.errors import (
+    ConfigError,
+    ContractMismatch,
+    ModelUnavailable,
+    Overloaded,
+    Unavailable,
+)
+from facegraph.health import Health
+from facegraph.load import Load
+from facegraph.models.engines.onnxruntime import OnnxRuntimeEngine
+from facegraph.recognizers.exporting import INPUT, OUTPUTS, ModelCard
+from facegraph.tasks import end
+from facegraph.types import Candidate, Decision, FloatArray, Recognized
+
+MOST = 5
+"""Candidates that are told."""
+
+LOADING = 2
+"""Files that are read at a time; one of 20,000 embeddings of 512 values is 40 MiB."""
+
+
+class _Session(OnnxRuntimeEngine):
+    """A session that tells what its file says of itself."""
+
+    def properties(self) -> Mapping[str, str]:
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def signature(self) -> list[tuple[str, str, int | str | None]]:
+        """Name, type and columns of each input, then of each output."""
+        values = [*self._session.get_inputs(), *self._session.get_outputs()]
+        return [
+            (value.name, value.type, value.shape[1] if len(value.shape) == 2 else None)
+            for value in values
+        ]
+
+
+class Predictor:
+    """One recognizer in memory. Threads share it."""
+
+    def __init__(self, model: bytes, *, threads: int = 1) -> None:
+        """``model`` as :func:`facegraph.recognizers.exporting.export` made it.
+
+        Raises ModelUnavailable where it is damaged or of another format.
+        """
+        try:
+            self._session = _Session(model, cuda=False, threads=threads)
+        except ConfigError as error:
+            raise ModelUnavailable(f"the recognizer's file is damaged: {error}") from error
+        self.card = ModelCard.read(self._session.properties())
+        self.size_bytes = len(model)
+        columns = len(self.card.labels)
+        expected = [(INPUT, self.card.dimension), *((name, columns) for name in OUTPUTS)]
+        if self._session.signature() != [(name, "tensor(float)", n) for name, n in expected]:
+            raise ModelUnavailable("the recognizer's file is damaged: its graph is another one")
+        self._run(np.eye(1, self.card.dimension, dtype=np.float32))
+
+    def recognize(
+        self, probes: FloatArray, threshold: float, most: int = MOST
+    ) -> tuple[Recognized, ...]:
+        """Whom it takes each row of ``probes`` (n, d) float32, L2-normalised, for.
+
+        Candidates are the ``most`` most probable labels, ties in the labels' order, and after
+        them the label whose embedding is nearest, where it is none of these.
+        Raises ContractMismatch where d is not its dimension, ModelUnavailable where a run fails.
+        """
+        if probes.ndim != 2 or probes.shape[1] != self.card.dimension:
+            raise ContractMismatch(
+                f"the recognizer takes n×{self.card.dimension} embeddings, got {probes.shape}"
+            )
+        probes = np.ascontiguousarray(probes, np.float32)
+        # Row by row: what one is told depends on no other, nor does the memory that it takes.
+        rows = (self._run(probes[at : at + 1]) for at in range(len(probes)))
+        return tuple(self._told(*row, threshold, most) for row in rows)
+
+    def _run(self, probe: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Probability and similarity of each label."""
+        probabilities, similarities = self._session.run(probe)
+        if not (np.isfinite(probabilities).all() and np.isfinite(similarities).all()):
+            raise ModelUnavailable("the recognizer computes no numbers")
+        return probabilities[0], similarities[0]
+
+    def _told(
+        self, probabilities: FloatArray, similarities: FloatArray, threshold: float, most: int
+    ) -> Recognized:
+        order = np.argsort(-probabilities, kind="stable")[:most]
+        nearest = int(np.argmax(similarities))
+        if nearest not in order:
+            order = np.append(order, nearest)
+        candidates = tuple(
+            Candidate(self.card.labels[at], float(probabilities[at]), float(similarities[at]))
+            for at in order
+        )
+        largest = float(similarities[nearest])
+        return Recognized(_decide(candidates[0], largest, threshold), largest, candidates)
+
+
+def _decide(best: Candidate, largest: float, threshold: float) -> Decision:
+    """``threshold`` is inclusive; ``largest`` similarity to any label."""
+    if best.similarity >= threshold:
+        return "match"
+    return "ambiguous" if largest >= threshold else "unknown"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    predictor: Predictor
+    probes: FloatArray
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    """expiry: what will drop it"""
+
+    predictor: Predictor
+    expiry: asyncio.TimerHandle
+
+
+@dataclass(slots=True, eq=False)
+class _Loading:
+    task: asyncio.Task[Predictor]
+    waiting: int = 0
+
+
+class RecognizerWorker:
+    """Keeps ``max_models`` recognizers, and beyond them those that are being asked.
+
+    load: the file of that id, or RecognizerNotFound, RecognizerNotReady
+    threads: requests in work at a time, one thread each
+    max_queue: requests that wait for a thread; so many more may wait for files
+    max_age_s: then it is dropped, used or not, so that nobody is known long after a deletion that
+        this worker was not told of
+    """
+
+    def __init__(
+        self,
+        load: Callable[[str], Awaitable[bytes]],
+        *,
+        max_models: int,
+        threads: int = 1,
+        max_queue: int = 64,
+        max_age_s: float = 900.0,
+    ) -> None:
+        self._read = load
+        self._max_models = max_models
+        self._max_queue = max_queue
+        self._max_age_s = max_age_s
+        self._kept: dict[str, _Kept] = {}  # the last used last
+        self._loading: dict[str, _Loading] = {}
+        self._tasks: set[asyncio.Task[Predictor]] = set()
+        self._waiting = 0
+        self._turns = asyncio.Semaphore(LOADING)
+        self._health = Health()
+        self.check = self._health.check
+        self._meter = Load(threads)
+        self.read_load = self._meter.read
+        self._opening = ThreadPoolExecutor(1, thread_name_prefix="open-recognizer")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="recognize")
+        self._batcher = Batcher(self._run, max_batch=1, max_queue=max_queue, workers=threads)
+
+    async def recognize(
+        self, recognizer_id: str, probes: FloatArray, threshold: float
+    ) -> tuple[Recognized, ...]:
+        """See :meth:`facegraph.graph.Graph.recognize`.
+
+        Raises ContractMismatch, ModelUnavailable, Overloaded, or what loading raised.
+        """
+        predictor = await self._predictor(recognizer_id)
+        with self._meter.item():
+            return await self._batcher.submit(_Job(predictor, probes, threshold))
+
+    async def load(self, recognizer_id: str) -> None:
+        """Returns when it is in memory; raises what loading raised, or Overloaded."""
+        await self._predictor(recognizer_id)
+
+    def forget(self, recognizer_id: str) -> None:
+        """Drops it, and does not keep it where it is being loaded; who waits for it gets it."""
+        if (kept := self._kept.pop(recognizer_id, None)) is not None:
+            kept.expiry.cancel()
+        self._loading.pop(recognizer_id, None)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "loaded": [
+                {
+                    "id": recognizer_id,
+                    "bytes": kept.predictor.size_bytes,
+                    "labels": len(kept.predictor.card.labels),
+                }
+                for recognizer_id, kept in list(self._kept.items())
+            ],
+            "loading": list(self._loading),
+            "max_models": self._max_models,
+        }
+
+    async def close(self) -> None:
+        """Who waits for a file gets Unavailable."""
+        await end(*self._tasks)
+        await self._batcher.close()
+        for recognizer_id in list(self._kept):
+            self.forget(recognizer_id)
+        self._opening.shutdown(wait=False)
+        self._pool.shutdown()
+
+    async def _run(self, batch: Sequence[_Job]) -> list[tuple[Recognized, ...]]:
+        (job,) = batch
+        loop = asyncio.get_running_loop()
+        work = job.predictor.recognize
+        with self._meter.run(1), self._health.watch():
+            return [await loop.run_in_executor(self._pool, work, job.probes, job.threshold)]
+
+    async def _predictor(self, recognizer_id: str) -> Predictor:
+        if (kept := self._kept.pop(recognizer_id, None)) is not None:
+            self._kept[recognizer_id] = kept
+            return kept.predictor
+        if self._waiting >= self._max_queue:
+            raise Overloaded(f"{self._waiting} requests wait for recognizers to be loaded")
+        loading = self._loading.get(recognizer_id) or self._begin(recognizer_id)
+        return await self._loaded(recognizer_id, loading)
+
+    async def _loaded(self, recognizer_id: str, loading: _Loading) -> Predictor:
+        """Waits for it; where the last who waits gives up, so does the loading."""
+        loading.waiting += 1
+        self._waiting += 1
+        try:
+            await asyncio.wait([loading.task])
+        finally:
+            loading.waiting -= 1
+            self._waiting -= 1
+            if not loading.waiting and not loading.task.done():
+                loading.task.cancel()
+                self._leave(recognizer_id, loading)
+        if loading.task.cancelled():
+            raise Unavailable("shutting down")
+        return loading.task.result()
+
+    def _begin(self, recognizer_id: str) -> _Loading:
+        task = asyncio.get_running_loop().create_task(self._open(recognizer_id))
+        loading = self._loading[recognizer_id] = _Loading(task)
+        self._tasks.add(task)
+        # Before anybody who waits goes on: it was added first.
+        task.add_done_callback(lambda _: self._ended(recognizer_id, loading))
+        return loading
+
+    def _ended(self, recognizer_id: str, loading: _Loading) -> None:
+        """Keeps what was loaded, unless it was forgotten or given up meanwhile."""
+        self._tasks.discard(loading.task)
+        wanted = self._leave(recognizer_id, loading)
+        if loading.task.cancelled():
+            return
+        failed = loading.task.exception()  # looked at, so that nobody misses it
+        if wanted and failed is None:
+            self._keep(recognizer_id, loading.task.result())
+
+    def _leave(self, recognizer_id: str, loading: _Loading) -> bool:
+        """Takes it from what is being loaded; whether it was there."""
+        if self._loading.get(recognizer_id) is not loading:
+            return False
+        del self._loading[recognizer_id]
+        return True
+
+    def _keep(self, recognizer_id: str, predictor: Predictor) -> None:
+        expiry = asyncio.get_running_loop().call_later(self._max_age_s, self.forget, recognizer_id)
+        self._kept[recognizer_id] = _Kept(predictor, expiry)
+        while len(self._kept) > self._max_models:
+            self.forget(next(iter(self._kept)))
+
+    async def _open(self, recognizer_id: str) -> Predictor:
+        async with self._turns:
+            model = await self._read(recognizer_id)
+            return await asyncio.get_running_loop().run_in_executor(self._opening, Predictor, model)
