@@ -46,7 +46,7 @@ from facegraph.recognizers.networks import train
 from facegraph.recognizers.searching import SearchResult, search
 from facegraph.recognizers.shapes import DEFAULT, LINEAR, Shape
 from facegraph.recognizers.splitting import fold_count, stratified_folds
-from facegraph.recognizers.training_set import TrainingSet, training_set_of
+from facegraph.recognizers.training_set import Sample, TrainingSet, training_set_of
 from facegraph.service import sample
 from facegraph.types import FloatArray
 
@@ -84,7 +84,7 @@ async def bbt() -> TrainingSet | None:
             made = await sample(graph, path.read_bytes(), "only", None)
             if isinstance(made, FacegraphError):
                 raise made
-            samples.append((path.parent.name, made.embedding))
+            samples.append(Sample(path.parent.name, path.name, made.embedding))
     finally:
         await graph.close()
     training_set, _ = training_set_of(samples, min_pictures=2, max_classes=100)

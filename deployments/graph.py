@@ -197,13 +197,14 @@ class ServeGraph:
         return segmentation
 
     async def recognize(
-        self, recognizer_id: str, probes: FloatArray, threshold: float
+        self, recognizer_id: str, probes: FloatArray, threshold: float, margin: float
     ) -> Sequence[Recognized]:
         told: Sequence[Recognized] = await self._warm_call(
             self._recognize.options(multiplexed_model_id=recognizer_id),
             recognizer_id,
             probes,
             threshold,
+            margin,
         )
         return told
 

@@ -35,12 +35,12 @@ class Recognizer:
         self._hold = holding(most, self._worker.forget)
 
     async def recognize(
-        self, recognizer_id: str, probes: FloatArray, threshold: float
+        self, recognizer_id: str, probes: FloatArray, threshold: float, margin: float
     ) -> Sequence[Recognized]:
         """See :meth:`facegraph.graph.Graph.recognize`."""
-        await self._worker.load(recognizer_id)
+        told = await self._worker.recognize(recognizer_id, probes, threshold, margin)
         await self._hold(recognizer_id)
-        return await self._worker.recognize(recognizer_id, probes, threshold)
+        return told
 
     async def forget(self, recognizer_id: str) -> None:
         self._worker.forget(recognizer_id)
@@ -60,10 +60,13 @@ class Recognizer:
 
     async def _read(self, recognizer_id: str) -> bytes:
         try:
-            async with open_store(self._settings) as store:
-                return await store.recognizers.model(recognizer_id)
+            store = await open_store(self._settings)
         except DatabaseError as error:
             raise StoreUnavailable(str(error)) from error
+        try:
+            return await store.recognizers.model(recognizer_id)
+        finally:
+            await store.close()
 
 
 def holding(most: int, let_go: Callable[[str], None]) -> Callable[[str], Awaitable[None]]:

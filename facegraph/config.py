@@ -164,7 +164,10 @@ class JobsTuning(_Model):
         description="Pictures that a job which enrolls or trains has in work at a time.",
     )
     evaluations: int = Field(
-        2, ge=1, le=4096, description="Shapes that a search evaluates at a time, each by a worker."
+        2,
+        ge=1,
+        le=4096,
+        description="Folds of shapes that a search trains at a time, each by a worker.",
     )
     callback_give_up_s: float = Field(
         86400.0, ge=1, description="A notification that nobody takes is tried for so long."
@@ -216,7 +219,7 @@ class IngressTuning(_Model):
     max_training_samples: int = Field(
         20_000,
         ge=2,
-        le=1_000_000,
+        le=200_000,
         description="Most samples of a collection that one is built from.",
     )
     max_training_classes: int = Field(

@@ -103,11 +103,12 @@ class Graph(FaceGraph, Protocol):
         ...
 
     async def recognize(
-        self, recognizer_id: str, probes: FloatArray, threshold: float
+        self, recognizer_id: str, probes: FloatArray, threshold: float, margin: float
     ) -> Sequence[Recognized]:
         """Whom that recognizer takes each row of ``probes`` (n, d) float32, L2-normalised, for.
 
         threshold: raw cosine from which on a probe is near a training embedding
+        margin: whoever is nearer by more puts the most probable label into doubt
         RecognizerNotFound where the store has no model of that id.
         """
         ...

@@ -13,11 +13,13 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 from facegraph import tasks
 from facegraph.config import JobsTuning
 from facegraph.errors import FacegraphError, InvalidRequest, StoreUnavailable, Unavailable
+from facegraph.patience import patiently
 from facegraph.store import Store
 from facegraph.store.jobs import Also
 from facegraph.types import Job
@@ -151,7 +153,7 @@ class Worker:
         """Does the job and writes down how it ended; StoreUnavailable, LeaseLost."""
         queue = self._store.jobs
         try:
-            result = await self._do(job)
+            await self._keep(job, await self._do(job))
         except Unavailable as error:
             if job.attempts < self.tuning.max_attempts:
                 await queue.put_back(
@@ -167,25 +169,17 @@ class Worker:
             log.exception("job %s failed", job.id)
             said = FacegraphError("something went wrong here; the log has the job's id")
             await queue.fail(job, said.problem())
-        else:
-            await self._keep(job, result if isinstance(result, Done) else Done(result))
 
-    async def _keep(self, job: Job, done: Done) -> None:
+    async def _keep(self, job: Job, done: Mapping[str, Any] | Done) -> None:
         """A result that cannot be stored fails the job: it would be the same the next time."""
-        queue = self._store.jobs
-        unkept = FacegraphError("the job was done, but its result cannot be stored")
-        try:
-            await queue.finish(job, done.result, done.also)
-        except Unavailable:
-            raise
+        done = done if isinstance(done, Done) else Done(done)
+        finish = partial(self._store.jobs.finish, job, done.result, done.also)
+        pause_s = self.tuning.lease_s / RENEWALS_PER_LEASE
+        try:  # for about as long as the lease holds: it may have taken hours
+            await patiently(finish, retries=2, first_s=pause_s, after=StoreUnavailable)
         except InvalidRequest as error:
             log.warning("the result of job %s cannot be stored: %s", job.id, error)
-            await queue.fail(job, unkept.problem())
-        except FacegraphError as error:
-            await queue.fail(job, error.problem())
-        except Exception:
-            log.exception("the result of job %s cannot be stored", job.id)
-            await queue.fail(job, unkept.problem())
+            raise FacegraphError("the job was done, but its result cannot be stored") from None
 
     async def _do(self, job: Job) -> Mapping[str, Any] | Done:
         """The handler's result; LeaseLost as soon as the job is no longer ours."""

@@ -91,9 +91,9 @@ class LocalGraph(LocalFaces):
         return await self._segmenter.segment(image, options, model)
 
     async def recognize(
-        self, recognizer_id: str, probes: FloatArray, threshold: float
+        self, recognizer_id: str, probes: FloatArray, threshold: float, margin: float
     ) -> Sequence[Recognized]:
-        return await self._recognizer.recognize(recognizer_id, probes, threshold)
+        return await self._recognizer.recognize(recognizer_id, probes, threshold, margin)
 
     async def forget_recognizer(self, recognizer_id: str) -> None:
         self._recognizer.forget(recognizer_id)

@@ -29,6 +29,8 @@ _UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _CLOUDS = (ipaddress.IPv4Network("192.0.0.0/24"), ipaddress.IPv4Network("168.63.129.16/32"))
 """Where Oracle's and Azure's machines ask about themselves: public by the registry only."""
+_AWS = ipaddress.IPv6Address("fd00:ec2::254")
+"""Where Amazon's do, over IPv6."""
 
 
 def require_public_url(url: str, what: str = "url") -> None:
@@ -36,7 +38,7 @@ def require_public_url(url: str, what: str = "url") -> None:
     parts = _parse(url, what)
     address = _literal(parts, what)
     if address is not None:
-        _require_public(address, what)
+        _require(address, False, what)
 
 
 async def require_reachable(url: str, private: bool, what: str = "url") -> None:
@@ -47,17 +49,21 @@ async def require_reachable(url: str, private: bool, what: str = "url") -> None:
     parts = _parse(url, what)
     if parts.user is not None or parts.password is not None:
         raise InvalidRequest(f"the {what} must not hold a user or password")
-    if not private:
-        require_public_url(url, what)
-    if _literal(parts, what) is None:
+    address = _literal(parts, what)
+    if address is None:
         await _resolve_now(parts, private, what)
+    else:
+        _require(address, private, what)
 
 
 def connector(private: bool, what: str = "url") -> aiohttp.TCPConnector:
-    """Connects to public addresses, or, where ``private``, to any; else InvalidRequest."""
+    """Connects to public addresses, and where ``private`` to the networks around, too.
+
+    Never to where a machine or its cloud tells of itself. InvalidRequest.
+    """
     return aiohttp.TCPConnector(
         resolver=_Resolver(private, what),
-        socket_factory=None if private else partial(_public_socket, what),
+        socket_factory=partial(_socket, private, what),
         force_close=True,
     )
 
@@ -130,9 +136,20 @@ def _embedded(address: IPv6Address) -> IPv4Address | None:
     return address.ipv4_mapped or address.sixtofour
 
 
-def _require_public(address: IPv4Address | IPv6Address, what: str) -> None:
-    if not is_public(address):
-        raise InvalidRequest(f"the {what} leads to an address that is not public")
+def _require(address: IPv4Address | IPv6Address, private: bool, what: str) -> None:
+    if is_public(address) or (private and not _tells_of_itself(address)):
+        return
+    kind = "allowed" if private else "public"
+    raise InvalidRequest(f"the {what} leads to an address that is not {kind}")
+
+
+def _tells_of_itself(address: IPv4Address | IPv6Address) -> bool:
+    """Whether it is link-local, as the metadata of most clouds are, or of no host."""
+    if isinstance(address, IPv6Address) and (embedded := _embedded(address)) is not None:
+        return _tells_of_itself(embedded)
+    inside = isinstance(address, IPv4Address) and any(address in cloud for cloud in _CLOUDS)
+    nobody = address.is_link_local or address.is_multicast or address.is_unspecified
+    return inside or nobody or address == _AWS
 
 
 async def _resolve_now(parts: URL, private: bool, what: str) -> None:
@@ -147,10 +164,10 @@ async def _resolve_now(parts: URL, private: bool, what: str) -> None:
         raise InvalidRequest(f"the {what} names a host that is not known") from None
 
 
-def _public_socket(what: str, info: aiohttp.AddrInfoType) -> socket.socket:
+def _socket(private: bool, what: str, info: aiohttp.AddrInfoType) -> socket.socket:
     """aiohttp asks no resolver for addresses that stand in a URL; this it always asks."""
     family, kind, proto, _, address = info
-    _require_public(_address(str(address[0])), what)
+    _require(_address(str(address[0])), private, what)
     return socket.socket(family, kind, proto)
 
 
@@ -164,9 +181,8 @@ class _Resolver(AbstractResolver):
     ) -> list[ResolveResult]:
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(_LOOKUPS, look_up, host, port, family)
-        if not self._private:
-            for entry in found:
-                _require_public(_address(entry["host"]), self._what)
+        for entry in found:
+            _require(_address(entry["host"]), self._private, self._what)
         return found
 
     async def close(self) -> None:

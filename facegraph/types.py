@@ -461,12 +461,12 @@ class Candidate:
 class Recognized:
     """What a recognizer says of one probe.
 
-    candidates: the most probable, best first; then the nearest, where it is none of them
+    `match`: the probe is near a training embedding of the most probable label, and nobody is nearer
+    by more than the margin. `ambiguous`: it is near somebody, all the same. `unknown`: it is near
+    nobody.
 
-    `match`: the most probable label, and the probe is near one of its training embeddings.
-    `ambiguous`: it is near somebody's, but not near those of the most probable. `unknown`: it is
-    near nobody's.
-    similarity: raw cosine to the nearest training embedding of all
+    similarity: raw cosine to the nearest training embedding; for a `match`, of that label
+    candidates: the most probable, best first; then the nearest, where it is none of them
     """
 
     decision: Decision

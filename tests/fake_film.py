@@ -149,7 +149,7 @@ class FakeFilmGraph:
         raise NotImplementedError
 
     async def recognize(
-        self, recognizer_id: str, probes: FloatArray, threshold: float
+        self, recognizer_id: str, probes: FloatArray, threshold: float, margin: float
     ) -> Sequence[Recognized]:
         raise NotImplementedError
 

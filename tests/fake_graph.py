@@ -178,7 +178,7 @@ class FakeGraph:
         return select(seen, options)
 
     async def recognize(
-        self, recognizer_id: str, probes: FloatArray, threshold: float
+        self, recognizer_id: str, probes: FloatArray, threshold: float, margin: float
     ) -> Sequence[Recognized]:
         """Person n is known to every recognizer as ``person-n``, and nobody above 9."""
         self.recognized.append(recognizer_id)

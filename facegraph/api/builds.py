@@ -51,7 +51,11 @@ class BuildParams(Params):
     seed: Annotated[int, _within(SEED, "Two builds with one seed agree.")] = DEFAULT.seed
     time_budget_s: Annotated[
         float | None,
-        Field(gt=0, description="Of the search; what it found until then counts."),
+        Field(
+            gt=0,
+            description="Of the search, default 300; what it found until then counts. It begins "
+            "after the first two shapes.",
+        ),
     ] = None
     threshold: Threshold | None = None
     name: Text | None = None
@@ -129,7 +133,7 @@ async def accept(service: Service, asked: BuildParams, source: Source) -> Accept
     options = replace(options, face=source.face, min_quality=source.min_quality)
     if isinstance(source, Archive):
         options = replace(options, pattern=source.pattern)
-        await asyncio.to_thread(_check_archive, source, options.max_image_bytes)
+        await asyncio.to_thread(_check_archive, source, options)
         return await _create(service, asked, options, secret, source.file)
     options = replace(options, labelled=True)
     labels = _labels(source)
@@ -143,7 +147,7 @@ def _options(service: Service, asked: BuildParams) -> BuildOptions:
     tuning = service.tuning
     budget_s = asked.time_budget_s
     if budget_s is not None and budget_s > tuning.max_search_s:
-        raise InvalidRequest(f"time_budget_s may be {tuning.max_search_s:g}")
+        raise InvalidRequest(f"time_budget_s may be at most {tuning.max_search_s:g}")
     return BuildOptions(
         contract_id=service.contract.id,
         threshold=service.threshold(asked.threshold, None),
@@ -199,12 +203,20 @@ async def _of_collection(
     )
 
 
-def _check_archive(source: Archive, max_bytes: int) -> None:
-    """Looks at how it begins: better now than in the job. InvalidRequest."""
+def _check_archive(source: Archive, options: BuildOptions) -> None:
+    """Looks at how it begins, and how much it is: better now than in the job.
+
+    InvalidRequest, InvalidTrainingSet.
+    """
     try:
-        open_upload(source.file, pattern=source.pattern, max_bytes=max_bytes).check()
+        opened = open_upload(source.file, pattern=source.pattern, max_bytes=options.max_image_bytes)
+        opened.check()
+        count = opened.count()
     except ConfigError as error:
         raise InvalidRequest(str(error)) from None
+    if not 2 <= count <= options.max_pictures:
+        said = f"{count} pictures: at least 2 and at most {options.max_pictures} are taken"
+        raise InvalidTrainingSet(said, ({"pictures": count},))
 
 
 def _labels(source: Pictures) -> list[str]:
@@ -255,7 +267,7 @@ def _require_classes(labels: Sequence[str], min_pictures: int, tuning: IngressTu
     if enough < 2:
         raise InvalidTrainingSet(
             f"a recognizer tells at least two people apart, with {min_pictures} pictures of each; "
-            f"here are {len(counts)}, {enough} of them with so many",
+            f"of the {len(counts)} labels here {enough} {'has' if enough == 1 else 'have'} as many",
             told,
         )
 

@@ -56,23 +56,31 @@ class Position:
         return cls() if found is None else cls(int(found[1]), found[2] is not None)
 
 
-class EventStreams:
-    """The streams that are open: they are bounded, and end when the app does."""
+class Slots:
+    """Answers that take no place among requests, and are bounded by themselves."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._count = 0
-        self._closing = asyncio.Event()
 
     @contextmanager
     def admit(self, most: int) -> Iterator[None]:
-        """Counts a stream; Overloaded when ``most`` are open."""
+        """Counts one; Overloaded when there are ``most``."""
         if self._count >= most:
-            raise Overloaded(f"{self._count} streams of events are open")
+            raise Overloaded(f"{self._count} {self._what} are open")
         self._count += 1
         try:
             yield
         finally:
             self._count -= 1
+
+
+class EventStreams(Slots):
+    """The streams that are open: they end when the app does."""
+
+    def __init__(self) -> None:
+        super().__init__("streams of events")
+        self._closing = asyncio.Event()
 
     def close(self) -> None:
         """Every stream ends, within moments."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from facegraph.api.events import EventStreams
+from facegraph.api.events import EventStreams, Slots
 from facegraph.api.metrics import Metrics
 from facegraph.api.parsing import FetchUrl
 from facegraph.service import Service
@@ -21,6 +21,7 @@ class State:
     metrics: Metrics
     fetch: FetchUrl
     streams: EventStreams = field(default_factory=EventStreams)
+    downloads: Slots = field(default_factory=lambda: Slots("downloads"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from facegraph.bulk.items import Fetch
-from facegraph.errors import ContractMismatch, InvalidTrainingSet
+from facegraph.errors import ContractMismatch, InvalidTrainingSet, Unavailable
 from facegraph.jobs import Done, Handler, Work
 from facegraph.recognizers.evaluating import OpenEvaluate, Task
 from facegraph.recognizers.gathering import Gathered, gather_samples
@@ -19,6 +20,8 @@ from facegraph.recognizers.training_set import Omitted, TrainingSet, training_se
 from facegraph.service import Service
 from facegraph.store import Store
 
+log = logging.getLogger(__name__)
+
 GATHERED, SEARCHED = 0.4, 0.95
 """How far a build is when it has its embeddings, and when it knows its shape."""
 
@@ -26,7 +29,7 @@ GATHERED, SEARCHED = 0.4, 0.95
 def handlers(
     service: Service, fetch: Fetch, at_once: Callable[[], int], open_evaluate: OpenEvaluate
 ) -> dict[str, Handler]:
-    """Every kind of job with what does it.
+    """The job's kind with what does it.
 
     at_once: pictures the graph has at a time
     open_evaluate: who evaluates the shapes of a search
@@ -39,6 +42,8 @@ def handlers(
                 f"asked for with the contract {options.contract_id!r}, "
                 f"and {service.contract.id!r} is active by now"
             )
+        if options.optimize:  # else the course of an attempt that was lost would be told
+            await _publish(service.store, work, {"generations": [], "stopped": None})
         gathered = await _gathered(service, fetch, at_once, options, work)
         whole, omitted = await asyncio.to_thread(_training_set, gathered, options)
         return await _built(service.store, open_evaluate, options, work, gathered, whole, omitted)
@@ -63,9 +68,10 @@ def _training_set(gathered: Gathered, options: BuildOptions) -> tuple[TrainingSe
     """InvalidTrainingSet tells what was rejected, too."""
     try:
         return training_set_of(
-            ((label, embedding) for label, _, embedding in gathered.samples),
+            gathered.samples,
             min_pictures=options.min_pictures,
             max_classes=options.max_classes,
+            rejected=gathered.rejected_labels,
         )
     except InvalidTrainingSet as error:
         if not gathered.rejected:
@@ -98,10 +104,14 @@ async def _built(
         **omitted.told(),
         "rejected": gathered.answer(),
         "augmentation": made.augmentation,
-        "collection_version": gathered.version,
     }
     keep = store.recognizers.keep(
-        recognizer.id, labels=whole.labels, outcome=outcome, model=made.model, report=made.report
+        recognizer.id,
+        labels=whole.labels,
+        outcome=outcome,
+        model=made.model,
+        report=made.report,
+        origin=gathered.origin,
     )
     return Done({"recognizer_id": recognizer.id}, keep)
 
@@ -116,14 +126,14 @@ async def _chosen(
         told = f"generation {number} of {options.generations}"
         share = min(1.0, number / options.generations)
         await work.progress(GATHERED + (SEARCHED - GATHERED) * share, told)
-        await store.recognizers.publish(work.job, course)
+        await _publish(store, work, course)
 
     if not options.optimize:
         await work.progress(GATHERED, "evaluating the default shape")
         async with open_evaluate(task) as evaluate:
             (default,) = [score async for score in evaluate([DEFAULT])]
         return Chosen(default, default, None)
-    await work.progress(GATHERED, f"generation 1 of {options.generations}")
+    await work.progress(GATHERED, "evaluating the default shape")
     found = await search(
         task,
         open_evaluate,
@@ -134,3 +144,11 @@ async def _chosen(
         on_generation=publish,
     )
     return Chosen(found.best, found.default, found.course)
+
+
+async def _publish(store: Store, work: Work, course: Mapping[str, Any]) -> None:
+    """It is told, or not: the search goes on."""
+    try:
+        await store.recognizers.publish(work.job, course)
+    except Unavailable as error:
+        log.warning("the course of search %s is not told: %s", work.job.id, error)

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from facegraph.batching import Batcher
 from facegraph.errors import (
     ConfigError,
     ContractMismatch,
+    DatabaseError,
     ModelUnavailable,
     Overloaded,
     Unavailable,
@@ -30,6 +32,9 @@ from facegraph.types import Candidate, Decision, FloatArray, Recognized
 
 MOST = 5
 """Candidates that are told."""
+
+DAMAGED_S = 30.0
+"""So long a damaged file is not read again: whoever comes again finds it as it was."""
 
 LOADING = 2
 """Files that are read at a time; one of 20,000 embeddings of 512 values is 40 MiB."""
@@ -71,7 +76,7 @@ class Predictor:
         self._run(np.eye(1, self.card.dimension, dtype=np.float32))
 
     def recognize(
-        self, probes: FloatArray, threshold: float, most: int = MOST
+        self, probes: FloatArray, threshold: float, margin: float, most: int = MOST
     ) -> tuple[Recognized, ...]:
         """Whom it takes each row of ``probes`` (n, d) float32, L2-normalised, for.
 
@@ -86,7 +91,7 @@ class Predictor:
         probes = np.ascontiguousarray(probes, np.float32)
         # Row by row: what one is told depends on no other, nor does the memory that it takes.
         rows = (self._run(probes[at : at + 1]) for at in range(len(probes)))
-        return tuple(self._told(*row, threshold, most) for row in rows)
+        return tuple(self._told(*row, threshold, margin, most) for row in rows)
 
     def _run(self, probe: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Probability and similarity of each label."""
@@ -96,7 +101,12 @@ class Predictor:
         return probabilities[0], similarities[0]
 
     def _told(
-        self, probabilities: FloatArray, similarities: FloatArray, threshold: float, most: int
+        self,
+        probabilities: FloatArray,
+        similarities: FloatArray,
+        threshold: float,
+        margin: float,
+        most: int,
     ) -> Recognized:
         order = np.argsort(-probabilities, kind="stable")[:most]
         nearest = int(np.argmax(similarities))
@@ -106,13 +116,17 @@ class Predictor:
             Candidate(self.card.labels[at], float(probabilities[at]), float(similarities[at]))
             for at in order
         )
-        largest = float(similarities[nearest])
-        return Recognized(_decide(candidates[0], largest, threshold), largest, candidates)
+        best, largest = candidates[0].similarity, float(similarities[nearest])
+        decision = _decide(best, largest, threshold, margin)
+        return Recognized(decision, best if decision == "match" else largest, candidates)
 
 
-def _decide(best: Candidate, largest: float, threshold: float) -> Decision:
-    """``threshold`` is inclusive; ``largest`` similarity to any label."""
-    if best.similarity >= threshold:
+def _decide(best: float, largest: float, threshold: float, margin: float) -> Decision:
+    """From the similarity to the most probable label, and the largest to any; bars are inclusive.
+
+    Somebody who is clearly nearer than the most probable label contradicts it: it is not told.
+    """
+    if best >= threshold and best >= largest - margin:
         return "match"
     return "ambiguous" if largest >= threshold else "unknown"
 
@@ -122,6 +136,7 @@ class _Job:
     predictor: Predictor
     probes: FloatArray
     threshold: float
+    margin: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,6 +144,14 @@ class _Kept:
     """expiry: what will drop it"""
 
     predictor: Predictor
+    expiry: asyncio.TimerHandle
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Damaged:
+    """expiry: what will have it read again"""
+
+    problem: str
     expiry: asyncio.TimerHandle
 
 
@@ -141,11 +164,13 @@ class _Loading:
 class RecognizerWorker:
     """Keeps ``max_models`` recognizers, and beyond them those that are being asked.
 
-    load: the file of that id, or RecognizerNotFound, RecognizerNotReady
+    load: the file of that id, or RecognizerNotFound, RecognizerNotReady; DatabaseError: it is
+        damaged, which whoever asks is told as ModelUnavailable
     threads: requests in work at a time, one thread each
     max_queue: requests that wait for a thread; so many more may wait for files
     max_age_s: then it is dropped, used or not, so that nobody is known long after a deletion that
         this worker was not told of
+    damaged_s: from reading a file that is damaged until it is read again
     """
 
     def __init__(
@@ -156,13 +181,16 @@ class RecognizerWorker:
         threads: int = 1,
         max_queue: int = 64,
         max_age_s: float = 900.0,
+        damaged_s: float = DAMAGED_S,
     ) -> None:
         self._read = load
         self._max_models = max_models
         self._max_queue = max_queue
         self._max_age_s = max_age_s
+        self._damaged_s = damaged_s
         self._kept: dict[str, _Kept] = {}  # the last used last
         self._loading: dict[str, _Loading] = {}
+        self._damaged: dict[str, _Damaged] = {}
         self._tasks: set[asyncio.Task[Predictor]] = set()
         self._waiting = 0
         self._turns = asyncio.Semaphore(LOADING)
@@ -175,7 +203,7 @@ class RecognizerWorker:
         self._batcher = Batcher(self._run, max_batch=1, max_queue=max_queue, workers=threads)
 
     async def recognize(
-        self, recognizer_id: str, probes: FloatArray, threshold: float
+        self, recognizer_id: str, probes: FloatArray, threshold: float, margin: float
     ) -> tuple[Recognized, ...]:
         """See :meth:`facegraph.graph.Graph.recognize`.
 
@@ -183,16 +211,14 @@ class RecognizerWorker:
         """
         predictor = await self._predictor(recognizer_id)
         with self._meter.item():
-            return await self._batcher.submit(_Job(predictor, probes, threshold))
-
-    async def load(self, recognizer_id: str) -> None:
-        """Returns when it is in memory; raises what loading raised, or Overloaded."""
-        await self._predictor(recognizer_id)
+            return await self._batcher.submit(_Job(predictor, probes, threshold, margin))
 
     def forget(self, recognizer_id: str) -> None:
         """Drops it, and does not keep it where it is being loaded; who waits for it gets it."""
         if (kept := self._kept.pop(recognizer_id, None)) is not None:
             kept.expiry.cancel()
+        if (damaged := self._damaged.pop(recognizer_id, None)) is not None:
+            damaged.expiry.cancel()
         self._loading.pop(recognizer_id, None)
 
     def describe(self) -> dict[str, Any]:
@@ -213,7 +239,7 @@ class RecognizerWorker:
         """Who waits for a file gets Unavailable."""
         await end(*self._tasks)
         await self._batcher.close()
-        for recognizer_id in list(self._kept):
+        for recognizer_id in [*self._kept, *self._damaged]:
             self.forget(recognizer_id)
         self._opening.shutdown(wait=False)
         self._pool.shutdown()
@@ -221,14 +247,16 @@ class RecognizerWorker:
     async def _run(self, batch: Sequence[_Job]) -> list[tuple[Recognized, ...]]:
         (job,) = batch
         loop = asyncio.get_running_loop()
-        work = job.predictor.recognize
+        work = partial(job.predictor.recognize, job.probes, job.threshold, job.margin)
         with self._meter.run(1), self._health.watch():
-            return [await loop.run_in_executor(self._pool, work, job.probes, job.threshold)]
+            return [await loop.run_in_executor(self._pool, work)]
 
     async def _predictor(self, recognizer_id: str) -> Predictor:
         if (kept := self._kept.pop(recognizer_id, None)) is not None:
             self._kept[recognizer_id] = kept
             return kept.predictor
+        if (damaged := self._damaged.get(recognizer_id)) is not None:
+            raise ModelUnavailable(damaged.problem)
         if self._waiting >= self._max_queue:
             raise Overloaded(f"{self._waiting} requests wait for recognizers to be loaded")
         loading = self._loading.get(recognizer_id) or self._begin(recognizer_id)
@@ -259,7 +287,7 @@ class RecognizerWorker:
         return loading
 
     def _ended(self, recognizer_id: str, loading: _Loading) -> None:
-        """Keeps what was loaded, unless it was forgotten or given up meanwhile."""
+        """Keeps what came of it, unless it was forgotten or given up meanwhile."""
         self._tasks.discard(loading.task)
         wanted = self._leave(recognizer_id, loading)
         if loading.task.cancelled():
@@ -267,6 +295,8 @@ class RecognizerWorker:
         failed = loading.task.exception()  # looked at, so that nobody misses it
         if wanted and failed is None:
             self._keep(recognizer_id, loading.task.result())
+        if wanted and isinstance(failed, ModelUnavailable):
+            self._refuse(recognizer_id, failed.detail)
 
     def _leave(self, recognizer_id: str, loading: _Loading) -> bool:
         """Takes it from what is being loaded; whether it was there."""
@@ -281,7 +311,16 @@ class RecognizerWorker:
         while len(self._kept) > self._max_models:
             self.forget(next(iter(self._kept)))
 
+    def _refuse(self, recognizer_id: str, problem: str) -> None:
+        expiry = asyncio.get_running_loop().call_later(
+            self._damaged_s, self._damaged.pop, recognizer_id, None
+        )
+        self._damaged[recognizer_id] = _Damaged(problem, expiry)
+
     async def _open(self, recognizer_id: str) -> Predictor:
         async with self._turns:
-            model = await self._read(recognizer_id)
+            try:
+                model = await self._read(recognizer_id)
+            except DatabaseError as error:
+                raise ModelUnavailable(str(error)) from error
             return await asyncio.get_running_loop().run_in_executor(self._opening, Predictor, model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,18 @@ class TrainingSet:
     def take(self, rows: npt.NDArray[np.integer]) -> TrainingSet:
         """Those rows; the labels stay all."""
         return TrainingSet(self.embeddings[rows], self.classes[rows], self.labels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """A picture's, or a collection's, embedding: (d,) float32, L2-normalised.
+
+    name: of what it was made of, the same for the same picture; it gives rows their order
+    """
+
+    label: str
+    name: str
+    embedding: FloatArray
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -96,54 +109,63 @@ class Omitted:
 
 
 def training_set_of(
-    samples: Iterable[tuple[str, FloatArray]], *, min_pictures: int, max_classes: int
+    samples: Iterable[Sample],
+    *,
+    min_pictures: int,
+    max_classes: int,
+    rejected: AbstractSet[str] = frozenset(),
 ) -> tuple[TrainingSet, Omitted]:
-    """The training set of (label, (d,) float32 embedding), and what is not in it.
+    """The training set of these samples, and what is not in it.
 
-    Rows are sorted by label and embedding, so whatever order the samples came in, seeds mean the
+    rejected: labels with pictures that gave no sample; without another they are told as left out
+    Rows are in the order of labels and names, so whatever order the samples came in, seeds mean the
     same. Raises InvalidTrainingSet for less than two labels, or more than ``max_classes``, with
     enough pictures; ``errors`` tells what became of each label.
     """
-    given, shown = _by_embedding(samples)
-    usable: dict[str, list[bytes]] = {label: [] for label in given}
-    for embedding, labels in sorted(shown.items()):
+    given = sorted(samples, key=lambda sample: (sample.label, sample.name))
+    distinct = list({(sample.label, sample.name): sample for sample in given}.values())
+    more = Counter(sample.label for sample in given)
+    more.subtract(sample.label for sample in distinct)
+    shown = _by_embedding(distinct)
+    usable: dict[str, list[FloatArray]] = {label: [] for label in sorted(more.keys() | rejected)}
+    for embedding, labels in shown.items():
         if len(labels) == 1:
-            usable[next(iter(labels))].append(embedding)
+            usable[next(iter(labels))].append(np.frombuffer(embedding, np.float32))
     kept = sorted(label for label in usable if len(usable[label]) >= max(min_pictures, 1))
     _check(kept, usable, min_pictures, max_classes)
-    rows = [np.frombuffer(embedding, np.float32) for label in kept for embedding in usable[label]]
     sizes = [len(usable[label]) for label in kept]
     classes = np.repeat(np.arange(len(kept), dtype=np.int32), sizes)
+    rows = [row for label in kept for row in usable[label]]
     omitted = Omitted(
         tuple(LeftOut(label, len(usable[label])) for label in sorted(usable.keys() - set(kept))),
-        _repeated(shown),
+        _repeated(shown, more),
         tuple(sorted(Conflict(tuple(sorted(e)), e.total()) for e in shown.values() if len(e) > 1)),
     )
     return TrainingSet(np.stack(rows), classes, tuple(kept)), omitted
 
 
-def _by_embedding(
-    samples: Iterable[tuple[str, FloatArray]],
-) -> tuple[set[str], Mapping[bytes, Counter[str]]]:
-    """All labels; and of each embedding, as bytes, how often it came under which."""
-    given: set[str] = set()
+def _by_embedding(samples: Iterable[Sample]) -> Mapping[bytes, Counter[str]]:
+    """Of each embedding, as bytes and in the order of the first samples that have it, how often it
+    came under which label."""
     shown: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
-    for label, embedding in samples:
-        given.add(label)
-        shown[np.asarray(embedding, np.float32).tobytes()][label] += 1
-    return given, shown
+    for sample in samples:
+        shown[np.asarray(sample.embedding, np.float32).tobytes()][sample.label] += 1
+    return shown
 
 
-def _repeated(shown: Mapping[bytes, Counter[str]]) -> tuple[Repeated, ...]:
-    more: Counter[str] = Counter()
+def _repeated(shown: Mapping[bytes, Counter[str]], more: Counter[str]) -> tuple[Repeated, ...]:
+    """more: samples of each label with the name of another"""
     for labels in shown.values():
         if len(labels) == 1:
             more.update({label: times - 1 for label, times in labels.items() if times > 1})
-    return tuple(sorted(Repeated(label, pictures) for label, pictures in more.items()))
+    return tuple(sorted(Repeated(label, pictures) for label, pictures in more.items() if pictures))
 
 
 def _check(
-    kept: Sequence[str], usable: Mapping[str, Sequence[bytes]], min_pictures: int, max_classes: int
+    kept: Sequence[str],
+    usable: Mapping[str, Sequence[FloatArray]],
+    min_pictures: int,
+    max_classes: int,
 ) -> None:
     if 2 <= len(kept) <= max_classes:
         return

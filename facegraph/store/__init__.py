@@ -14,7 +14,14 @@ process that opens no store.
 
 from facegraph.store.database import open_store
 from facegraph.store.idempotency import Idempotency
-from facegraph.store.records import DueNotification, Enrolled, Notification, Page, Recognizer
+from facegraph.store.records import (
+    DueNotification,
+    Enrolled,
+    Notification,
+    Origin,
+    Page,
+    Recognizer,
+)
 from facegraph.store.server import EmbeddedServer
 from facegraph.store.store import Store
 
@@ -24,6 +31,7 @@ __all__ = [
     "Enrolled",
     "Idempotency",
     "Notification",
+    "Origin",
     "Page",
     "Recognizer",
     "Store",

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from facegraph.errors import DatabaseError, RecognizerNotReady
+from facegraph.errors import DatabaseError, RecognizerNotReady, Unavailable
+from facegraph.store import changelog
 from facegraph.store.connecting import Connection
 from facegraph.store.link import Link
 from facegraph.store.recognizer_rows import unknown
+from facegraph.store.records import Origin
 
 Kind = Literal["model", "report"]
 
@@ -27,6 +29,8 @@ WHERE id = %s AND job_id IS NOT NULL
 _PUT = """
 INSERT INTO facegraph.recognizer_parts (recognizer_id, kind, part, data) VALUES (%s, %s, %s, %s)
 """
+# Whoever writes to a collection updates its row, so that they wait for each other.
+_HOLD = "SELECT FROM facegraph.collections WHERE id = %s FOR SHARE"
 _PART = {
     kind: f"""
 SELECT {kind}_bytes, {kind}_sha256, data
@@ -56,10 +60,13 @@ class Artefacts:
     outcome: Mapping[str, Any]
     model: bytes
     report: bytes
+    origin: Origin | None
 
     async def put(self, connection: Connection) -> None:
-        """Writes them, and takes the recognizer from its job; RecognizerNotFound."""
-        described: list[Any] = [list(self.labels), json.dumps(dict(self.outcome))]
+        """Writes them, and takes the recognizer from its job; RecognizerNotFound, Unavailable."""
+        collection = None if self.origin is None else self.origin.told()
+        outcome = {**self.outcome, "collection": collection}
+        described: list[Any] = [list(self.labels), json.dumps(outcome)]
         for whole in (self.model, self.report):
             sha256 = (await asyncio.to_thread(hashlib.sha256, whole)).hexdigest()
             described += [len(whole), sha256]
@@ -70,6 +77,21 @@ class Artefacts:
             for number, start in enumerate(range(0, len(whole), PART_BYTES)):
                 data = whole[start : start + PART_BYTES]
                 await connection.execute(_PUT, [self.recognizer_id, kind, number, data])
+        if self.origin is not None:
+            await self._require_untouched(connection, self.origin)
+
+    async def _require_untouched(self, connection: Connection, origin: Origin) -> None:
+        """Unavailable; else nothing of anybody is removed before this transaction has ended.
+
+        So whoever erases somebody finds this recognizer afterwards, or it was not made. The
+        collection is held last: briefly, and by who then waits for nobody.
+        """
+        await connection.execute(_HOLD, [origin.collection_id])
+        known = await changelog.untouched(connection, origin, self.labels)
+        if not known.issuperset(self.labels):
+            raise Unavailable(
+                f"collection {origin.collection_id!r} changed while the recognizer was built"
+            )
 
 
 async def pieces(link: Link, recognizer_id: str, kind: Kind) -> AsyncIterator[bytes]:

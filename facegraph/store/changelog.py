@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from psycopg.sql import SQL
 
 from facegraph.store import moving, samples
 from facegraph.store.connecting import BlockingConnection, Connection
+from facegraph.store.records import Origin
 from facegraph.store.sharding import in_shard
 from facegraph.store.writing import unknown_collection
 from facegraph.types import Change, Head, Shard, SubjectRecord
@@ -27,10 +28,26 @@ SELECT s.moved_to, s.moved_epoch, c.id, {}
 FROM facegraph.database_state s LEFT JOIN facegraph.collections c ON true
 """).format(_HEAD)
 _HEAD_ONLY = SQL("SELECT {} FROM facegraph.collections WHERE id = %s").format(_HEAD)
-_KNOWN = """
-SELECT FROM facegraph.past_versions
-WHERE collection_id = %s AND version = %s AND stamp::text = %s
-"""
+# Whether the log goes back to that version, and it had that stamp in the history that led here.
+_LEADS_HERE = SQL("""
+c.incarnation::text = %(incarnation)s AND %(version)s BETWEEN c.log_floor AND c.version
+AND CASE WHEN c.version = %(version)s THEN c.stamp::text = %(stamp)s ELSE EXISTS (
+    SELECT FROM facegraph.past_versions p
+    WHERE p.collection_id = c.id AND p.version = %(version)s AND p.stamp::text = %(stamp)s) END
+""")
+_HEAD_AND_PROOF = SQL("""
+SELECT {}, {} FROM facegraph.collections c WHERE c.id = %(collection_id)s
+""").format(_HEAD, _LEADS_HERE)
+# A range of the primary key: the changes since that version, and the log keeps a bounded number of
+# versions.
+_REMOVED = SQL("""
+SELECT s.moved_to, s.moved_epoch, c.id, ARRAY(
+    SELECT DISTINCT subject_id FROM facegraph.changes
+    WHERE collection_id = c.id AND version > %(version)s
+        AND kind IN ('subject_removed', 'sample_removed') AND subject_id = ANY(%(subject_ids)s))
+FROM facegraph.database_state s
+LEFT JOIN facegraph.collections c ON c.id = %(collection_id)s AND {}
+""").format(_LEADS_HERE)
 # A page ends with the last row of a version, so that an index is never left between two.
 _LAST_OF_PAGE = SQL("""
 SELECT c.version, coalesce(p.stamp::text, '')
@@ -94,11 +111,14 @@ async def changes(
     limit: int,
 ) -> tuple[Head, Sequence[Change]] | None:
     """See :meth:`Store.changes`; within a snapshot."""
-    now = await head(connection, collection_id)
-    if now.incarnation != incarnation or not now.log_floor <= since <= now.version:
+    seen = Origin(collection_id, incarnation, since, stamp)
+    row = await (await connection.execute(_HEAD_AND_PROOF, asdict(seen))).fetchone()
+    if row is None:
+        raise unknown_collection(collection_id)
+    *told, leads_here = row
+    if not leads_here:
         return None
-    if not await _was(connection, collection_id, now, since, stamp):
-        return None
+    now = Head(*told)
     mine = in_shard(shard, SQL("c.subject_id"))
     found = await connection.execute(_LAST_OF_PAGE.format(mine), [collection_id, since, limit - 1])
     last = await found.fetchone()
@@ -109,14 +129,17 @@ async def changes(
     return reached, [change async for row in rows if (change := _change(row)) is not None]
 
 
-async def _was(
-    connection: Connection, collection_id: str, now: Head, version: int, stamp: str
-) -> bool:
-    """Whether ``version`` had this stamp in the history that led to ``now``."""
-    if version == now.version:
-        return stamp == now.stamp
-    found = await connection.execute(_KNOWN, [collection_id, version, stamp])
-    return await found.fetchone() is not None
+async def untouched(connection: Connection, origin: Origin, subject_ids: Sequence[str]) -> set[str]:
+    """Those of the subjects of whom nothing was removed since, as far as that can be proved.
+
+    In one statement with the pointer; Moved. A sample that was replaced was removed. None where
+    the log does not go back so far, or history took another course.
+    """
+    values = {**asdict(origin), "subject_ids": list(subject_ids)}
+    row = await (await connection.execute(_REMOVED, values)).fetchone()
+    assert row is not None
+    moving.check_pointer(row[:2])
+    return set() if row[2] is None else set(subject_ids).difference(row[3])
 
 
 def _change(row: tuple[Any, ...]) -> Change | None:

@@ -33,18 +33,28 @@ END AS notification
 _BRIEF = f"""
 recognizers.id, recognizers.name, {_STATE}, coalesce(jobs.progress, 1) AS progress,
 coalesce(jobs.message, '') AS message, recognizers.options, recognizers.contract_id,
-recognizers.collection_id, coalesce(recognizers.labels, '{{}}') AS labels,
+recognizers.collection_id, coalesce(cardinality(recognizers.labels), 0) AS label_count,
 recognizers.model_bytes, recognizers.model_sha256, {_NOTIFICATION}, recognizers.created_at,
 coalesce(recognizers.finished_at, jobs.finished_at) AS finished_at
 """
-COLUMNS = f"{_BRIEF}, recognizers.course, recognizers.outcome, jobs.problem"
+COLUMNS = f"""
+{_BRIEF}, coalesce(recognizers.labels, '{{}}') AS labels, recognizers.course, recognizers.outcome,
+jobs.problem
+"""
 """What :func:`recognizer` reads, of ``recognizers`` and the ``jobs`` that build them."""
 
 _SHORT = f"""
-{_BRIEF}, NULL AS course, NULL AS outcome, jsonb_set(jobs.problem, '{{errors}}', '[]') AS problem
+{_BRIEF}, '{{}}'::text[] AS labels, NULL AS course, NULL AS outcome,
+jsonb_set(jobs.problem, '{{errors}}', '[]') AS problem
 """
 _FROM = "FROM facegraph.recognizers LEFT JOIN facegraph.jobs ON jobs.id = recognizers.job_id"
 _GET = f"SELECT {COLUMNS} {_FROM} WHERE recognizers.id = %s"
+_GET_AND_POINTER = f"""
+SELECT moved_to, moved_epoch, {COLUMNS}
+FROM facegraph.database_state LEFT JOIN (
+    facegraph.recognizers LEFT JOIN facegraph.jobs ON jobs.id = recognizers.job_id
+) ON recognizers.id = %s
+"""
 _NEWEST = f"SELECT {COLUMNS} {_FROM} ORDER BY recognizers.id DESC LIMIT 1"
 _PAGE = "ORDER BY recognizers.id LIMIT %s"
 _LIST = f"SELECT {_SHORT} {_FROM} WHERE recognizers.id > %s {_PAGE}"
@@ -66,11 +76,6 @@ WITH held AS (
     SELECT id FROM facegraph.jobs WHERE id = %s AND worker = %s AND state = 'running' FOR SHARE
 )
 UPDATE facegraph.recognizers SET course = %s FROM held WHERE recognizers.job_id = held.id
-"""
-_PRESENT = """
-SELECT moved_to, moved_epoch, ARRAY(
-    SELECT id FROM facegraph.subjects WHERE collection_id = %s AND id = ANY(%s))
-FROM facegraph.database_state
 """
 
 
@@ -125,6 +130,18 @@ async def get(connection: Connection, recognizer_id: str) -> Recognizer:
     return found[0]
 
 
+async def get_here(connection: Connection, recognizer_id: str) -> Recognizer:
+    """As :func:`get`, in one statement with the pointer; Moved."""
+    async with connection.cursor(row_factory=dict_row) as rows:
+        await rows.execute(_GET_AND_POINTER.encode(), [recognizer_id])
+        row = await rows.fetchone()
+    assert row is not None
+    moving.check_pointer((row.pop("moved_to"), row.pop("moved_epoch")))
+    if row["id"] is None:
+        raise unknown(recognizer_id)
+    return recognizer(row)
+
+
 async def newest(connection: Connection) -> Recognizer | None:
     found = await _many(connection, _NEWEST, [])
     return found[0] if found else None
@@ -154,17 +171,6 @@ async def publish(connection: Connection, job: Job, course: Mapping[str, Any]) -
     """Whether the job is still this worker's; if so, ``course`` takes the place of the last."""
     values = [job.id, job.worker, json.dumps(dict(course))]
     return (await connection.execute(_PUBLISH, values)).rowcount == 1
-
-
-async def present_here(
-    connection: Connection, collection_id: str, subject_ids: Sequence[str]
-) -> set[str]:
-    """Those of the subjects that are there, in one statement with the pointer; Moved."""
-    found = await connection.execute(_PRESENT, [collection_id, list(subject_ids)])
-    row = await found.fetchone()
-    assert row is not None
-    moving.check_pointer(row[:2])
-    return set(row[2])
 
 
 def recognizer(row: Mapping[str, Any]) -> Recognizer:

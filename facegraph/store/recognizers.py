@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 from facegraph.errors import InvalidRequest
-from facegraph.store import artefacts, notifications
+from facegraph.store import artefacts, changelog, notifications
 from facegraph.store import recognizer_rows as rows
 from facegraph.store.artefacts import Artefacts
 from facegraph.store.jobqueue import nothing
 from facegraph.store.jobs import Also, Parts
 from facegraph.store.link import Link
-from facegraph.store.records import DueNotification, Page, Recognizer
+from facegraph.store.records import DueNotification, Origin, Page, Recognizer
 from facegraph.store.validation import check_id, check_limit, check_text
 from facegraph.types import Job
 
@@ -70,7 +70,7 @@ class Recognizers:
     async def get(self, recognizer_id: str) -> Recognizer:
         """RecognizerNotFound where there is none, or no longer."""
         _check(recognizer_id)
-        return await self._link.read(partial(rows.get, recognizer_id=recognizer_id))
+        return await self._link.read_statement(partial(rows.get_here, recognizer_id=recognizer_id))
 
     async def newest(self) -> Recognizer | None:
         """The one that was asked for last; None where there is none."""
@@ -81,7 +81,8 @@ class Recognizers:
     ) -> Page[Recognizer]:
         """In the order in which they were made; ``label``: only ready ones that know it.
 
-        Each without ``course``, ``outcome`` and its problem's ``errors``: those may be large.
+        Each without ``labels``, ``course``, ``outcome`` and its problem's ``errors``: those may be
+        large.
         InvalidRequest for a foreign cursor.
         """
         check_limit(limit)
@@ -107,12 +108,15 @@ class Recognizers:
         outcome: Mapping[str, Any],
         model: bytes,
         report: bytes,
+        origin: Origin | None = None,
     ) -> Also:
         """What makes it ready, to be written in the transaction that finishes its job.
 
-        RecognizerNotFound when it is called for one that is not being built.
+        origin: the collection that it was built from; the outcome's ``collection`` from then on
+        RecognizerNotFound when it is called for one that is not being built; Unavailable when
+        anything of a label was removed from that collection meanwhile: it must be built anew.
         """
-        return Artefacts(recognizer_id, labels, outcome, model, report).put
+        return Artefacts(recognizer_id, labels, outcome, model, report, origin).put
 
     # What was built
 
@@ -138,11 +142,19 @@ class Recognizers:
         pieces = artefacts.pieces(self._link, recognizer_id, kind)
         return b"".join([piece async for piece in pieces])
 
-    async def present(self, collection_id: str, labels: Sequence[str]) -> set[str]:
-        """Which of ``labels`` are subjects of the collection still; none of one that is gone."""
-        check_id("collection id", collection_id)
+    async def present(self, recognizer: Recognizer, labels: Sequence[str]) -> set[str]:
+        """Which of its ``labels`` may be told: all, or those nothing was removed of since.
+
+        Where it was built from a collection, these are the subjects of whom the collection's log
+        proves that neither they nor any of their samples were removed or replaced since that very
+        version. A log that was pruned, a backup restored or a collection made anew proves nothing.
+        """
+        if recognizer.collection_id is None:
+            return set(labels)
+        if recognizer.origin is None:
+            return set()
         return await self._link.read_statement(
-            partial(rows.present_here, collection_id=collection_id, subject_ids=labels)
+            partial(changelog.untouched, origin=recognizer.origin, subject_ids=labels)
         )
 
     # Who is to be told

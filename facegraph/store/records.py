@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
-from facegraph.types import Sample, Subject
+from facegraph.types import Head, Sample, Subject
 
 T = TypeVar("T")
 
@@ -34,6 +34,33 @@ class Enrolled:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """A collection as it was when something was made of it: its version, and that one's stamp."""
+
+    collection_id: str
+    incarnation: str
+    version: int
+    stamp: str
+
+    @classmethod
+    def of(cls, collection_id: str, head: Head) -> Origin:
+        return cls(collection_id, head.incarnation, head.version, head.stamp)
+
+    def told(self) -> dict[str, Any]:
+        """As JSON, from which :meth:`read` makes it again."""
+        return {
+            "id": self.collection_id,
+            "incarnation": self.incarnation,
+            "version": self.version,
+            "stamp": self.stamp,
+        }
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Origin:
+        return cls(told["id"], told["incarnation"], told["version"], told["stamp"])
+
+
+@dataclass(frozen=True, slots=True)
 class Notification:
     """Whom to tell that a recognizer is built, or failed, and how that went; never the secret.
 
@@ -54,7 +81,8 @@ class Recognizer:
     state: while there is a job, what that job tells; `ready` once the model is there
     options: what was asked for, as JSON
     contract_id: of the embeddings it takes
-    labels: known once it is `ready`
+    collection_id: what it is built from; None: pictures
+    labels, label_count: known once it is `ready`; a list has only their number
     course: the search so far, generation by generation, as JSON
     outcome: shape, metrics, left out, as JSON, once it is `ready`
     problem: why it failed
@@ -70,6 +98,7 @@ class Recognizer:
     contract_id: str
     collection_id: str | None
     labels: tuple[str, ...]
+    label_count: int
     course: Mapping[str, Any] | None
     outcome: Mapping[str, Any] | None
     problem: Mapping[str, Any] | None
@@ -78,6 +107,12 @@ class Recognizer:
     notification: Notification | None
     created_at: dt.datetime
     finished_at: dt.datetime | None
+
+    @property
+    def origin(self) -> Origin | None:
+        """What it was built from, where its outcome tells a collection."""
+        told = (self.outcome or {}).get("collection")
+        return None if told is None else Origin.read(told)
 
 
 @dataclass(frozen=True, slots=True)

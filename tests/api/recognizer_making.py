@@ -8,6 +8,7 @@ import httpx
 
 from facegraph.recognizers.options import RECOGNIZER
 from facegraph.service import Service
+from facegraph.store import Origin
 from facegraph.types import Job
 from tests.fake_graph import picture
 
@@ -45,7 +46,6 @@ OUTCOME: dict[str, Any] = {
     "repeated": {"count": 0, "items": []},
     "conflicts": {"count": 0, "items": []},
     "rejected": {"count": 0, "by_code": {}, "items": []},
-    "collection_version": None,
 }
 
 NAMES = ("ada_1.jpg", "ada_2.jpg", "bob/1.jpg", "bob/2.jpg")
@@ -74,13 +74,19 @@ async def take(service: Service, worker: str = "w") -> Job:
 
 
 async def finish(service: Service, job: Job, *labels: str, **outcome: Any) -> None:
-    """Makes that job's recognizer ready."""
+    """Makes that job's recognizer ready; of the collection as it is now, where it is of one."""
+    made = await service.store.recognizers.get(job.id)
+    origin = None
+    if made.collection_id is not None:
+        head = await service.store.head(made.collection_id)
+        origin = Origin.of(made.collection_id, head)
     also = service.store.recognizers.keep(
         job.id,
         labels=labels or ("ada", "bob"),
         outcome=OUTCOME | outcome,
         model=MODEL,
         report=REPORT,
+        origin=origin,
     )
     assert await service.store.jobs.finish(job, {}, also)
 

@@ -120,7 +120,7 @@ async def test_from_pictures_to_a_model(client: httpx.AsyncClient, service: Serv
     assert (card.recognizer_id, card.labels) == (ready.id, ready.labels)
     assert (card.contract_id, card.metrics) == (service.contract.id, outcome["metrics"])
     probes = np.stack([variant_of(who, 9, service.contract.dimension) for who in (2, 0, 7)])
-    told = predictor.recognize(probes, card.threshold)
+    told = predictor.recognize(probes, card.threshold, 0.02)
     assert [(one.decision, one.candidates[0].label) for one in told[:2]] == [
         ("match", "person-2"),
         ("match", "person-0"),
@@ -142,7 +142,7 @@ async def test_one_seed_one_model(client: httpx.AsyncClient, service: Service) -
     assert one.outcome["metrics"] == other.outcome["metrics"]
     probe = variant_of(1, 7, service.contract.dimension)[np.newaxis]
     models = [await service.store.recognizers.model(made.id) for made in (one, other)]
-    assert len({Predictor(model).recognize(probe, 0.5) for model in models}) == 1
+    assert len({Predictor(model).recognize(probe, 0.5, 0.02) for model in models}) == 1
 
 
 @asynccontextmanager
@@ -178,7 +178,9 @@ async def test_from_a_collection(client: httpx.AsyncClient, service: Service) ->
     ready = await built(service, answer)
     assert (ready.state, ready.labels, ready.collection_id) == ("ready", ("s1", "s2"), "default")
     assert ready.outcome is not None
-    assert (ready.outcome["pictures"], ready.outcome["collection_version"]) == (6, 2)
+    assert ready.outcome["pictures"] == 6
+    assert ready.origin is not None
+    assert (ready.origin.collection_id, ready.origin.version) == ("default", 2)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ import msgpack
 import pytest
 from starlette.applications import Starlette
 
+from facegraph.api.v1.recognizers import MAX_DOWNLOADS
 from facegraph.errors import ModelUnavailable
 from facegraph.importing.collections import named_contract
 from facegraph.recognizers.pictures import PictureSource
@@ -176,6 +178,9 @@ async def test_a_collection(client: httpx.AsyncClient, service: Service) -> None
     told = (await client.get(f"{PATH}/{job.id}")).json()
     assert told["collection"] == "default"
     assert "face" not in told["options"]
+    await finish(service, job)
+    told = (await client.get(f"{PATH}/{job.id}")).json()
+    assert told["collection_version"] == 2
 
 
 async def test_what_is_asked_for_is_what_the_job_is_told(
@@ -240,18 +245,20 @@ SECRET = "whsec_" + "QUJD" * 8
 
 
 async def test_a_callback_has_a_secret(client: httpx.AsyncClient, service: Service) -> None:
-    made = (await ask(client, callback_url=PUBLIC)).json()
+    made = (await ask(client, callback_url=f"{PUBLIC}?token=theirs")).json()
     assert re.fullmatch(r"whsec_[A-Za-z0-9+/=]{32,}", made["callback_secret"])
     own = (await ask(client, callback_url=PUBLIC, callback_secret=SECRET)).json()
     assert own["callback_secret"] == SECRET
-    told = await client.get(f"{PATH}/{own['id']}")
+    told = await client.get(f"{PATH}/{made['id']}")
     assert told.json()["notification"] == {
-        "url": PUBLIC,
+        "origin": "http://93.184.216.34",
         "state": "waiting",
         "attempts": 0,
         "problem": None,
     }
-    assert "whsec_" not in told.text
+    listed = await client.get(PATH)
+    for secret in ("whsec_", "token", "/done"):
+        assert secret not in told.text + listed.text
 
 
 TWO_OF_EACH = {"labels": ["ada", "ada", "bob", "bob"]}
@@ -460,7 +467,8 @@ async def test_from_queued_to_ready(client: httpx.AsyncClient, service: Service)
     assert [queued[name] for name in nothing_yet] == [None] * 7
     assert (queued["id"], queued["name"], queued["state"]) == (recognizer_id, "Us", "queued")
     assert (queued["contract_id"], queued["collection"]) == (service.contract.id, None)
-    assert (queued["labels"], queued["notification"]) == ([], None)
+    assert (queued["labels"], queued["label_count"], queued["notification"]) == ([], 0, None)
+    assert queued["collection_version"] is None
     job = await take(service)
     await service.store.jobs.renew(job, 0.25, "generation 1", 60)
     await service.store.recognizers.publish(job, {"generations": [{"best": 0.5}]})
@@ -470,7 +478,8 @@ async def test_from_queued_to_ready(client: httpx.AsyncClient, service: Service)
     assert building["search"] == {"generations": [{"best": 0.5}]}
     await finish(service, job)
     told = (await client.get(f"{PATH}/{recognizer_id}")).json()
-    assert (told["state"], told["progress"], told["labels"]) == ("ready", 1, ["ada", "bob"])
+    assert (told["state"], told["progress"]) == ("ready", 1)
+    assert (told["labels"], told["label_count"]) == (["ada", "bob"], 2)
     assert told["model"] == {"bytes": len(MODEL), "sha256": hashlib.sha256(MODEL).hexdigest()}
     passed = tuple(OUTCOME)
     assert {name: told[name] for name in passed} == {name: OUTCOME[name] for name in passed}
@@ -487,14 +496,15 @@ async def test_one_that_failed_says_why(client: httpx.AsyncClient, service: Serv
 
 async def test_lists(client: httpx.AsyncClient, service: Service) -> None:
     first = await ready(client, service, "ada", "bob")
-    second = await ready(client, service, "bob", "cy")
+    second = await ready(client, service, "bob", "cy", "di")
     third = await asked(client)
     page = (await client.get(PATH, params={"limit": 2})).json()
     rest = (await client.get(PATH, params={"cursor": page["next_cursor"]})).json()
     told = [*page["recognizers"], *rest["recognizers"]]
     assert [one["id"] for one in told] == [first, second, third]
     assert [one["state"] for one in told] == ["ready", "ready", "queued"]
-    assert "metrics" not in told[0]
+    assert [one["label_count"] for one in told] == [2, 3, 0]
+    assert not {"labels", "metrics"} & set(told[0])
     knowing = (await client.get(PATH, params={"label": "bob"})).json()
     assert [one["id"] for one in knowing["recognizers"]] == [first, second]
     assert (await client.get(PATH, params={"label": "nobody"})).json()["recognizers"] == []
@@ -722,7 +732,7 @@ async def test_who_was_erased_is_told_no_more(
     found: Recognized,
     expected: Any,
 ) -> None:
-    async def recognize(_id: str, probes: FloatArray, _bar: float) -> Sequence[Recognized]:
+    async def recognize(_id: str, probes: FloatArray, *_: float) -> Sequence[Recognized]:
         return [found] * len(probes)
 
     await enroll(client, "ada", 1, 1)
@@ -738,6 +748,19 @@ async def test_who_was_erased_is_told_no_more(
     assert told == expected
 
 
+async def test_who_has_the_id_by_now_is_somebody_else(
+    client: httpx.AsyncClient, service: Service
+) -> None:
+    for person in (3, 4):
+        await enroll(client, f"person-{person}", person, person)
+    made = (await client.post(PATH, json={"collection": "default"})).json()
+    await finish(service, await take(service), "person-3", "person-4")
+    await client.delete("/v1/collections/default/subjects/person-3")
+    await enroll(client, "person-3", 7)
+    told = [face["label"] for face in (await predict(client, made["id"], 3, 4))["faces"]]
+    assert told == ["unknown", "person-4"]
+
+
 async def test_a_deleted_collection_has_nobody(client: httpx.AsyncClient, service: Service) -> None:
     await client.post("/v1/collections", json={"id": "c"})
     for person in (3, 4):
@@ -751,3 +774,17 @@ async def test_a_deleted_collection_has_nobody(client: httpx.AsyncClient, servic
     await client.delete("/v1/collections/c", params={"force": True})
     (face,) = (await predict(client, made["id"], 3))["faces"]
     assert (face["decision"], face["label"], face["candidates"]) == ("unknown", "unknown", [])
+
+
+async def test_downloads_are_bounded_by_themselves(
+    client: httpx.AsyncClient, service: Service, app: Starlette
+) -> None:
+    recognizer_id = await ready(client, service)
+    with ExitStack() as others:
+        for _ in range(MAX_DOWNLOADS):
+            others.enter_context(app.state.facegraph.downloads.admit(MAX_DOWNLOADS))
+        full = await client.get(f"{PATH}/{recognizer_id}/model")
+        assert (full.status_code, full.json()["code"]) == (503, "overloaded")
+    assert (await client.get(f"{PATH}/{recognizer_id}/model")).status_code == 200
+    with app.state.facegraph.downloads.admit(1):  # the one before has given its place back
+        pass

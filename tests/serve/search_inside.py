@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from facegraph.errors import Unavailable
 from facegraph.recognizers.evaluating import Score, Task, evaluate
 from facegraph.recognizers.shapes import Shape
 from facegraph.recognizers.training_set import TrainingSet
@@ -25,6 +26,7 @@ from tests.serve.copies import wait_until
 
 STORE_BYTES = 80 * 2**20
 TITLE = "ray::evaluated"
+LOWEST = 19
 
 ALONE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -73,14 +75,17 @@ def shapes(count: int) -> list[Shape]:
 
 async def _scenes() -> dict[str, Any]:
     """``lost``: scores although a worker was killed; ``here``: as they are in this process;
-    ``nice``: of two workers that were at work when their search was cancelled."""
+    ``stopped``: workers that were at work when their search was cancelled, and are gone;
+    ``no_room``: what a search says for which no machine is large enough."""
     from deployments.evaluations import ray_evaluations
 
     async with ray_evaluations(0.05, lambda: 2)(task()) as ask:
         lost = await _with_a_killed_worker(ask(shapes(6)))
-        nice = await _cancelled(ask(shapes(1000)))
+        stopped = await _cancelled(ask(shapes(1000)))
+    async with ray_evaluations(64, lambda: 2, patience_s=0.5)(task()) as ask:
+        no_room = await _refused(ask(shapes(1)))
     here = [_told(evaluate(task(), shape)) for shape in shapes(6)]
-    return {"lost": lost, "here": here, "nice": nice}
+    return {"lost": lost, "here": here, "stopped": stopped, "no_room": no_room}
 
 
 async def _with_a_killed_worker(scores: AsyncGenerator[Score]) -> list[Any]:
@@ -90,11 +95,10 @@ async def _with_a_killed_worker(scores: AsyncGenerator[Score]) -> list[Any]:
     return [_told(score) for score in await collecting]
 
 
-async def _cancelled(scores: AsyncGenerator[Score]) -> list[int]:
+async def _cancelled(scores: AsyncGenerator[Score]) -> int:
     """Returns when those who worked are gone: to end by themselves would leave them idle."""
     collecting = asyncio.create_task(_collected(scores))
     working = await _at_work(2)
-    nice = [int(process.nice()) for process in working]
     collecting.cancel()
     await asyncio.wait([collecting])
 
@@ -102,7 +106,14 @@ async def _cancelled(scores: AsyncGenerator[Score]) -> list[int]:
         return not any(process.is_running() for process in working)
 
     await asyncio.to_thread(wait_until, gone, "the workers to stop")
-    return nice
+    return len(working)
+
+
+async def _refused(scores: AsyncGenerator[Score]) -> str:
+    try:
+        return str(await _collected(scores))
+    except Unavailable as error:
+        return error.detail
 
 
 async def _at_work(count: int) -> list[psutil.Process]:
@@ -122,7 +133,19 @@ async def _collected(scores: AsyncGenerator[Score]) -> Sequence[Score]:
 
 
 def _workers() -> list[psutil.Process]:
-    return evaluating(psutil.Process().children(recursive=True))
+    """Those that evaluate after all requests, as they are to."""
+    return [
+        process
+        for process in evaluating(psutil.Process().children(recursive=True))
+        if _niceness(process) == LOWEST
+    ]
+
+
+def _niceness(process: psutil.Process) -> int | None:
+    try:
+        return int(process.nice())
+    except psutil.Error:
+        return None
 
 
 def evaluating(processes: Iterable[psutil.Process]) -> list[psutil.Process]:

@@ -198,12 +198,12 @@ async def test_serve_is_told_which_recognizer_is_asked() -> None:
     told = (Recognized("unknown", 0.1, ()),)
     handle = FakeMultiplexedHandle(told, task_error(RecognizerNotFound("no such recognizer")))
     asked = make(handle)
-    assert await asked.recognize("one", PROBES, 0.4) is told
+    assert await asked.recognize("one", PROBES, 0.4, 0.02) is told
     with pytest.raises(RecognizerNotFound) as caught:
-        await asked.recognize("gone", PROBES, 0.4)
+        await asked.recognize("gone", PROBES, 0.4, 0.02)
     assert type(caught.value) is RecognizerNotFound
     assert handle.models == ["one", "gone"]
-    assert handle.calls == [("one", PROBES, 0.4), ("gone", PROBES, 0.4)]
+    assert handle.calls == [("one", PROBES, 0.4, 0.02), ("gone", PROBES, 0.4, 0.02)]
 
 
 async def test_what_cannot_be_forgotten_now_is_logged(caplog: pytest.LogCaptureFixture) -> None:

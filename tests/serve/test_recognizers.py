@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,12 +29,17 @@ from deployments.evaluations import _scores
 from deployments.recognizer import Recognizer, holding
 from facegraph.config import Settings
 from facegraph.errors import (
+    DatabaseError,
     FacegraphError,
     InvalidTrainingSet,
+    ModelUnavailable,
     RecognizerNotFound,
+    StoreUnavailable,
     Unavailable,
 )
+from facegraph.recognizers.evaluating import Task
 from facegraph.recognizers.shapes import Shape
+from facegraph.recognizers.training_set import TrainingSet
 from tests import photos
 from tests.serve.copies import ROOT, Copy, wait_until
 from tests.serve.search_inside import evaluating
@@ -42,19 +47,28 @@ from tests.serve.search_inside import evaluating
 pytestmark = pytest.mark.serve
 
 SHAPES = [Shape((width,), "relu", 0.1, 0.003) for width in range(5)]
+TASK = Task(
+    TrainingSet(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1], np.int32), ("ada", "tom")),
+    folds=np.array([0, 1, 1, 0], np.int32),
+    seed=5,
+)
+LONG_S = 600.0
+NOBODY = np.zeros((0, 4), np.float32)
+
+Part = tuple[Shape, int]
 
 
 class FakeTasks:
     """Evaluations that end when they are told to; a reference is a future."""
 
     def __init__(self) -> None:
-        self.begun: list[Shape] = []
-        self._begun: asyncio.Queue[Shape] = asyncio.Queue()
+        self.begun: list[Part] = []
+        self._begun: asyncio.Queue[Part] = asyncio.Queue()
         self.cancelled: list[Any] = []
         self.references: list[asyncio.Future[Any]] = []
 
-    def submit(self, shape: Shape) -> asyncio.Future[Any]:
-        self._begun.put_nowait(shape)
+    def submit(self, shape: Shape, fold: int) -> asyncio.Future[Any]:
+        self._begun.put_nowait((shape, fold))
         self.references.append(asyncio.get_running_loop().create_future())
         return self.references[-1]
 
@@ -62,9 +76,16 @@ class FakeTasks:
         assert force
         self.cancelled.append(reference)
 
+    def end(self, number: int, *classes: int) -> None:
+        """The one that began as that one has predicted ``classes``."""
+        self.references[number].set_result(np.array(classes, np.int32))
+
     async def until_begun(self, count: int) -> None:
         while len(self.begun) < count:
             self.begun.append(await self._begun.get())
+
+    def scores(self, at_once: Callable[[], int], patience_s: float = LONG_S) -> Any:
+        return _scores(TASK, SHAPES, self.submit, at_once, patience_s)
 
 
 @pytest.fixture
@@ -74,26 +95,63 @@ def fake_tasks(monkeypatch: pytest.MonkeyPatch) -> FakeTasks:
     return fake
 
 
-async def test_so_many_evaluations_at_a_time_asked_each_time(fake_tasks: FakeTasks) -> None:
-    most = 2
-    scores: Any = _scores(SHAPES, fake_tasks.submit, lambda: most)
-    async with aclosing(scores):
+async def test_so_many_tasks_at_a_time_asked_each_time(fake_tasks: FakeTasks) -> None:
+    most = 1
+    async with aclosing(fake_tasks.scores(lambda: most)) as scores:
         first = asyncio.ensure_future(anext(scores))
-        await fake_tasks.until_begun(2)
+        await fake_tasks.until_begun(1)
         most = 3
-        fake_tasks.references[1].set_result("b")
-        assert await first == "b"  # as they end
-        second = asyncio.ensure_future(anext(scores))
+        fake_tasks.end(0, 0, 1)
         await fake_tasks.until_begun(4)
-        fake_tasks.references[0].set_result("a")
-        assert await second == "a"
-    assert fake_tasks.begun == SHAPES[:4]
-    assert fake_tasks.cancelled == fake_tasks.references[2:]
+        most = 1
+        fake_tasks.end(1, 1, 1)
+        assert (await first).shape == SHAPES[0]
+        second = asyncio.ensure_future(anext(scores))
+        fake_tasks.end(2, 0, 0)
+        fake_tasks.end(3, 0, 0)
+        assert (await second).shape == SHAPES[1]
+        third = asyncio.ensure_future(anext(scores))
+        await fake_tasks.until_begun(5)
+        third.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await third
+    parts = [(shape, fold) for shape in SHAPES for fold in (0, 1)]
+    assert fake_tasks.begun == parts[:5]
+    assert fake_tasks.cancelled == fake_tasks.references[4:]
+
+
+async def test_a_shape_is_scored_as_soon_as_all_its_folds_are_told(fake_tasks: FakeTasks) -> None:
+    async with aclosing(fake_tasks.scores(lambda: 4)) as scores:
+        asked = asyncio.ensure_future(anext(scores))
+        await fake_tasks.until_begun(4)
+        fake_tasks.end(1, 1, 1)  # the first shape's second fold, then the second shape
+        fake_tasks.end(3, 0, 1)
+        await fake_tasks.until_begun(6)
+        fake_tasks.end(2, 0, 1)
+        score = await asked
+        assert score.shape == SHAPES[1]
+        assert score.predicted.tolist() == [0, 0, 1, 1]
+        assert (score.correct, score.total) == (2, 4)
+        asked = asyncio.ensure_future(anext(scores))
+        fake_tasks.end(0, 0, 1)
+        score = await asked
+        assert score.shape == SHAPES[0]
+        assert score.predicted.tolist() == [0, 1, 1, 1]
+        assert score.correct == 3
+
+
+async def test_no_room_for_any_task_is_told_in_time(fake_tasks: FakeTasks) -> None:
+    scores = fake_tasks.scores(lambda: 2, patience_s=0.01)
+    says = r"no worker evaluated a shape within 0\.01 s: .* no room for resources\.evaluation"
+    with pytest.raises(Unavailable, match=says):
+        await anext(scores)
+    assert len(fake_tasks.references) == 2
+    assert fake_tasks.cancelled == fake_tasks.references
 
 
 async def test_cancelling_who_waits_cancels_what_is_in_flight(fake_tasks: FakeTasks) -> None:
     async def collect() -> None:
-        async with aclosing(_scores(SHAPES, fake_tasks.submit, lambda: 2)) as scores:
+        async with aclosing(fake_tasks.scores(lambda: 2)) as scores:
             async for _ in scores:
                 pass
 
@@ -118,8 +176,7 @@ async def test_how_an_evaluation_fails(
 ) -> None:
     if not isinstance(raised, WorkerCrashedError):
         raised = RayTaskError("evaluated", "traceback", raised).as_instanceof_cause()
-    scores = _scores(SHAPES, fake_tasks.submit, lambda: 2)
-    asked = asyncio.ensure_future(anext(scores))
+    asked = asyncio.ensure_future(anext(fake_tasks.scores(lambda: 2)))
     await fake_tasks.until_begun(2)
     fake_tasks.references[0].set_exception(raised)
     with pytest.raises(FacegraphError, match=says) as caught:
@@ -137,29 +194,47 @@ def test_a_killed_worker_costs_its_evaluation_and_no_other_result(copies_folder:
     told = json.loads(done.stdout)
     assert len(told["lost"]) == 6
     assert told["lost"] == told["here"]
-    assert told["nice"] == [19, 19]
+    assert told["stopped"] == 2
+    assert told["no_room"] == (
+        "no worker evaluated a shape within 0.5 s: the cluster has no room for resources.evaluation"
+    )
 
 
 class FakeRecognizerWorker:
-    """Knows ``known``; keeps them all until it is told otherwise."""
+    """Knows ``known``; keeps them all until it is told otherwise.
+
+    read: what was asked for and was not there already
+    """
 
     def __init__(self, known: Sequence[str]) -> None:
         self.known = set(known)
         self.loaded: set[str] = set()
         self.forgotten: list[str] = []
+        self.read: list[str] = []
 
-    async def load(self, recognizer_id: str) -> None:
-        if recognizer_id not in self.known:
-            raise RecognizerNotFound(f"no recognizer {recognizer_id!r}")
-        self.loaded.add(recognizer_id)
-
-    async def recognize(self, recognizer_id: str, probes: Any, threshold: float) -> str:
-        assert recognizer_id in self.loaded
-        return f"{recognizer_id}: {probes} at {threshold:g}"
+    async def recognize(
+        self, recognizer_id: str, probes: Any, threshold: float, margin: float
+    ) -> str:
+        if recognizer_id not in self.loaded:
+            self.read.append(recognizer_id)
+            if recognizer_id not in self.known:
+                raise RecognizerNotFound(f"no recognizer {recognizer_id!r}")
+            self.loaded.add(recognizer_id)
+        return f"{recognizer_id}: {probes} at {threshold:g}, {margin:g}"
 
     def forget(self, recognizer_id: str) -> None:
         self.loaded.discard(recognizer_id)
         self.forgotten.append(recognizer_id)
+
+
+class Replica(Recognizer):
+    """Closed by hand: Serve awaits ``__del__``, and Python does not."""
+
+    def __del__(self) -> None:  # type: ignore[override]
+        """Nothing."""
+
+    async def close(self) -> None:
+        await super().__del__()
 
 
 @pytest.fixture
@@ -212,13 +287,12 @@ async def test_a_recognizer_that_is_not_there_takes_nobodys_place(
     told_to_serve: list[Any], monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     worker = FakeRecognizerWorker(["a"])
-    monkeypatch.delattr(Recognizer, "__del__")
     monkeypatch.setattr("deployments.recognizer.RecognizerWorker", lambda *_, **__: worker)
     few = settings.model_copy(update={"max_loaded_recognizers": 1})
-    replica: Any = Recognizer(few, CpuResources())
-    assert await replica.recognize("a", "probes", 0.4) == "a: probes at 0.4"
+    replica: Any = Replica(few, CpuResources())
+    assert await replica.recognize("a", "probes", 0.4, 0.02) == "a: probes at 0.4, 0.02"
     with pytest.raises(RecognizerNotFound, match="no recognizer 'missing'"):
-        await replica.recognize("missing", "probes", 0.4)
+        await replica.recognize("missing", "probes", 0.4, 0.02)
     (cache,) = told_to_serve
     assert cache._get_loading_and_loaded_model_ids() == ["a"]
     assert (worker.loaded, worker.forgotten) == ({"a"}, [])
@@ -226,7 +300,45 @@ async def test_a_recognizer_that_is_not_there_takes_nobodys_place(
     assert worker.loaded == set()
     worker.known.clear()
     with pytest.raises(RecognizerNotFound):
-        await replica.recognize("a", "probes", 0.4)
+        await replica.recognize("a", "probes", 0.4, 0.02)
+    assert worker.read == ["a", "missing", "a"]
+
+
+class FakeStore:
+    """Its recognizers' models are damaged."""
+
+    def __init__(self) -> None:
+        self.recognizers = self
+        self.closed = 0
+
+    async def model(self, recognizer_id: str) -> bytes:
+        raise DatabaseError(f"the model of recognizer {recognizer_id!r} is damaged")
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+async def test_a_store_that_does_not_open_is_no_damaged_model(
+    told_to_serve: list[Any], monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    store = FakeStore()
+    problems: list[Exception] = [DatabaseError("the database cannot be started")]
+
+    async def opened(_: Settings) -> FakeStore:
+        if problems:
+            raise problems.pop()
+        return store
+
+    monkeypatch.setattr("deployments.recognizer.open_store", opened)
+    replica: Any = Replica(settings, CpuResources())
+    with pytest.raises(StoreUnavailable, match="cannot be started"):
+        await replica.recognize("a", NOBODY, 0.4, 0.02)
+    for _ in range(2):
+        with pytest.raises(ModelUnavailable, match="'a' is damaged"):
+            await replica.recognize("a", NOBODY, 0.4, 0.02)
+    await replica.close()
+    assert store.closed == 1
+    assert told_to_serve == []
 
 
 def variants(path: Path, count: int = 4) -> list[bytes]:

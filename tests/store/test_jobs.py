@@ -19,6 +19,7 @@ from facegraph.errors import (
     InvalidRequest,
     RecognizerNotFound,
     StoreUnavailable,
+    Unavailable,
 )
 from facegraph.jobs import Done, Handler, Work, Worker
 from facegraph.store import Store
@@ -143,7 +144,11 @@ UNKEPT = "the job was done, but its result cannot be stored"
     [
         (InvalidRequest("secret"), "internal", UNKEPT),  # the client's request was none of it
         (RecognizerNotFound("gone"), "recognizer_not_found", "gone"),
-        (ZeroDivisionError("secret"), "internal", UNKEPT),
+        (
+            ZeroDivisionError("secret"),
+            "internal",
+            "something went wrong here; the log has the job's id",
+        ),
     ],
 )
 async def test_a_result_that_cannot_be_written_fails_the_job(
@@ -164,13 +169,34 @@ async def test_a_result_that_cannot_be_written_fails_the_job(
     assert await store.choice("a", "c") is None
 
 
-async def test_a_result_that_was_not_written_is_made_again(
-    store: Store, start: Callable[..., Worker]
+async def test_a_result_waits_for_the_database(store: Store, start: Callable[..., Worker]) -> None:
+    """It may have taken hours: it is written later, not made again."""
+    tries = []
+
+    async def also(connection: Connection) -> None:
+        tries.append(connection)
+        if len(tries) == 1:
+            raise StoreUnavailable("away")
+        await choose(connection)
+
+    async def handle(work: Work) -> Done:
+        return Done({"attempt": work.job.attempts}, also)
+
+    start(handle)
+    done = await until(store, await make(store))
+    assert (done.state, done.result) == ("done", {"attempt": 1})
+    assert await store.choice("a", "c") == "b"
+
+
+async def test_a_result_that_the_world_has_outrun_is_made_again(
+    store: Store, start: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("facegraph.jobs.RETRY_AFTER_S", 0.01)
+
     async def handle(work: Work) -> Done:
         async def also(connection: Connection) -> None:
             if work.job.attempts == 1:
-                raise StoreUnavailable("away")
+                raise Unavailable("changed meanwhile")
             await choose(connection)
 
         return Done({"attempt": work.job.attempts}, also)

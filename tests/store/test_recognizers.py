@@ -30,7 +30,6 @@ from facegraph.store import jobs as statements
 from facegraph.store.connecting import Connection, connect
 from facegraph.store.records import Recognizer
 from facegraph.types import Job
-from tests.store.making import CONTRACT, sample
 from tests.store.test_job_queue import each
 
 pytestmark = pytest.mark.store
@@ -128,7 +127,8 @@ async def test_a_recognizer_becomes_ready(store: Store) -> None:
         "staff",
         "people",
     )
-    assert (made.options, made.contract_id, made.labels) == ({"seed": 7}, "contract-a", ())
+    assert (made.options, made.contract_id) == ({"seed": 7}, "contract-a")
+    assert (made.labels, made.label_count, made.origin) == ((), 0, None)
     job = await take(store)
     assert (job.id, job.params) == (made.id, {"for": "the worker"})
     assert [piece async for piece in store.jobs.input(job)] == [b"pictures"]
@@ -145,7 +145,8 @@ async def test_a_recognizer_becomes_ready(store: Store) -> None:
     assert await finish(store, job, "ada", "eve")
     ready = await store.recognizers.get(made.id)
     assert (ready.state, ready.progress, ready.labels) == ("ready", 1, ("ada", "eve"))
-    assert (ready.outcome, ready.course, ready.problem) == (OUTCOME, COURSE, None)
+    assert ready.outcome == {**OUTCOME, "collection": None}
+    assert (ready.label_count, ready.course, ready.problem) == (2, COURSE, None)
     assert ready.model_bytes == len(MODEL)
     assert ready.model_sha256 == hashlib.sha256(MODEL).hexdigest()
     assert ready.notification is None
@@ -176,6 +177,7 @@ async def test_lists_come_in_pages(store: Store) -> None:
     assert second.next_cursor is None
     told = [(item.state, item.outcome, item.problem) for item in first.items]
     assert told == [("ready", None, None), ("failed", None, {**PROBLEM, "errors": []})]
+    assert [(item.labels, item.label_count) for item in first.items] == [((), 1), ((), 0)]
     with pytest.raises(InvalidRequest):
         await store.recognizers.list(cursor=json.dumps(["jobs", made[0]]))
 
@@ -495,19 +497,6 @@ async def test_what_is_not_ready_has_no_model(
             await read(NOBODY)
     with pytest.raises(RecognizerNotReady):
         await anext(store.recognizers.model_pieces(recognizer_id))
-
-
-async def test_who_is_still_in_the_collection(store: Store) -> None:
-    await store.create_collection("people", contract=CONTRACT)
-    for name in ("ada", "eve"):
-        await store.create_subject("people", name, samples=[sample(1)], contract=CONTRACT)
-    present = store.recognizers.present
-    assert await present("people", ["eve", "ada", "bob"]) == {"ada", "eve"}
-    assert await present("people", []) == set()
-    await store.delete_subject("people", "ada")
-    assert await present("people", ["ada", "eve"]) == {"eve"}
-    await store.delete_collection("people", force=True)
-    assert await present("people", ["ada", "eve"]) == set()
 
 
 PATHS = ["../../etc/passwd", "..\\model", "/", "a\0b", "", "x" * 129]

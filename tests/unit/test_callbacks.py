@@ -42,6 +42,7 @@ READY = Recognizer(
     contract_id="c",
     collection_id=None,
     labels=("eileen",),
+    label_count=1,
     course=None,
     outcome={},
     problem=None,

@@ -263,3 +263,30 @@ async def test_a_picture_elsewhere_is_not(
     with pytest.raises(InvalidRequest) as told:
         await url_fetcher(True)(f"{pictures.make_url('/')}?to={target}", 7)
     assert told.value.detail == "the image url leads to an address that is not public"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "[::ffff:169.254.169.254]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[fe80::1]",
+        "[fd00:ec2::254]",
+        "168.63.129.16",
+        "192.0.0.192",
+        "0.0.0.0",
+        "224.0.0.1",
+    ],
+)
+async def test_where_machines_tell_of_themselves_nobody_goes(host: str) -> None:
+    """Not even where private addresses are allowed."""
+    with pytest.raises(InvalidRequest, match="not allowed"):
+        await outside.require_reachable(f"http://{host}/", private=True)
+    with pytest.raises(InvalidRequest, match="not allowed"):
+        await read(f"http://{host}/", private=True)
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3", "127.0.0.1", "[::1]", "[fd12::1]", "93.184.216.34"])
+async def test_private_networks_are_reached_where_they_are_allowed(host: str) -> None:
+    await outside.require_reachable(f"http://{host}/", private=True)

@@ -221,13 +221,12 @@ async def test_each_shape_is_evaluated_once_and_the_default_first() -> None:
     evaluations = FakeEvaluations(by_chance)
     found, told = await searched(evaluations, generations=12, population=12)
     asked = [shape for shapes in evaluations.asked for shape in shapes]
-    assert evaluations.asked[0] == [DEFAULT]
-    assert evaluations.asked[1][0] == LINEAR
+    assert evaluations.asked[0] == [DEFAULT, LINEAR]
     assert len(asked) == len(set(asked)) == found.evaluated
     assert all(shape == shape.plain() for shape in asked)
     entries = found.course["generations"]
     assert sum(entry["evaluated"] for entry in entries) == found.evaluated
-    assert entries[0]["evaluated"] == 1 + len(evaluations.asked[1])
+    assert entries[0]["evaluated"] == 2 + len(evaluations.asked[1])
     assert [len(course["generations"]) for course in told] == [*range(1, len(entries) + 1)]
     assert (evaluations.open, set(evaluations.closed)) == (0, {"done"})
 
@@ -238,7 +237,7 @@ async def test_a_generation_of_known_shapes_asks_nobody(monkeypatch: pytest.Monk
     told: list[list[Shape]] = []
     evaluations = FakeEvaluations(by_chance)
     found, _ = await searched(evaluations, generations=2)
-    assert evaluations.asked == [[DEFAULT], [LINEAR]]
+    assert evaluations.asked == [[DEFAULT, LINEAR]]
     assert told == [[LINEAR, DEFAULT, LINEAR]] * 2
     assert [entry["evaluated"] for entry in found.course["generations"]] == [2, 0]
 
@@ -350,7 +349,7 @@ async def test_a_linear_one_without_an_error_ends_it() -> None:
     assert found.course["stopped"] == "optimal"
     assert len(found.course["generations"]) == 1
     assert (found.best.shape, found.best.accuracy) == (LINEAR, 1.0)
-    assert len(evaluations.asked) == 2
+    assert evaluations.asked == [[DEFAULT, LINEAR]]
 
 
 async def test_a_deeper_one_without_an_error_does_not_end_it() -> None:
@@ -375,7 +374,7 @@ async def test_the_time_budget_holds_within_a_generation(monkeypatch: pytest.Mon
     monkeypatch.setattr(loop, "time", lambda: now() + 5000 * evaluations.blocked.is_set())
     found, told = await searched(evaluations, time_budget_s=1000)
     assert found.course["stopped"] == "time"
-    came = [DEFAULT, *evaluations.asked[1][:4]]
+    came = [DEFAULT, LINEAR, *evaluations.asked[1][:3]]
     assert found.evaluated == len(came)
     best = min(came, key=lambda each: (by_chance(each), each.layers, each.parameters(128, 20)))
     assert found.best.shape == best
@@ -384,12 +383,12 @@ async def test_the_time_budget_holds_within_a_generation(monkeypatch: pytest.Mon
     assert (evaluations.closed, evaluations.open) == (["done", "CancelledError"], 0)
 
 
-async def test_without_any_time_there_is_the_default() -> None:
-    evaluations = FakeEvaluations(by_chance, blocks_after=1)
+async def test_without_any_time_there_are_the_first_two() -> None:
+    evaluations = FakeEvaluations(by_chance, blocks_after=2)
     found, _ = await searched(evaluations, time_budget_s=0)
     assert found.course["stopped"] == "time"
-    assert (found.best.shape, found.evaluated) == (DEFAULT, 1)
-    assert found.best is found.default
+    assert found.best.shape == min(DEFAULT, LINEAR, key=lambda each: (by_chance(each), each.layers))
+    assert (found.default.shape, found.evaluated) == (DEFAULT, 2)
 
 
 async def test_time_that_is_up_between_generations_begins_none() -> None:

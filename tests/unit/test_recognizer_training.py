@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import aclosing
 
 import numpy as np
@@ -32,6 +33,7 @@ from facegraph.recognizers.training_set import (
     Conflict,
     LeftOut,
     Repeated,
+    Sample,
     TrainingSet,
     training_set_of,
 )
@@ -65,6 +67,11 @@ def task_of(training_set: TrainingSet, seed: int = 1) -> Task:
 
 def vector(*values: float) -> FloatArray:
     return np.array(values, np.float32)
+
+
+def named(samples: Sequence[tuple[str, FloatArray]]) -> list[Sample]:
+    """Each with a name of its own."""
+    return [Sample(label, f"{at:04}", row) for at, (label, row) in enumerate(samples)]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +141,7 @@ def test_a_training_set_is_the_same_whatever_order_it_came_in() -> None:
         ("bob", vector(0, -1)),
         ("amy", vector(-1, 0)),
     ]
-    made, omitted = training_set_of(samples, min_pictures=2, max_classes=2)
+    made, omitted = training_set_of(named(samples), min_pictures=2, max_classes=2)
     assert made.labels == ("amy", "bob")
     assert made.classes.tolist() == [0, 0, 1, 1]
     assert made.embeddings.dtype == np.float32
@@ -143,9 +150,31 @@ def test_a_training_set_is_the_same_whatever_order_it_came_in() -> None:
     assert sorted(map(tuple, made.embeddings[2:].tolist())) == [(0, -1), (0, 1)]
     empty = {"count": 0, "items": []}
     assert omitted.told() == {"left_out": empty, "repeated": empty, "conflicts": empty}
-    again, _ = training_set_of(samples[::-1], min_pictures=2, max_classes=2)
+    again, _ = training_set_of(named(samples)[::-1], min_pictures=2, max_classes=2)
     assert again.embeddings.tobytes() == made.embeddings.tobytes()
     assert (again.classes.tolist(), again.labels) == (made.classes.tolist(), made.labels)
+
+
+def test_the_order_of_rows_is_that_of_names() -> None:
+    """Not that of numbers, whose last bits may differ from engine to engine."""
+    samples = [Sample("amy", "2", vector(1, 0)), Sample("amy", "1", vector(-1, 0))]
+    samples += [Sample("bob", name, vector(int(name), 1)) for name in "34"]
+    made, _ = training_set_of(samples, min_pictures=2, max_classes=2)
+    assert made.embeddings[:2].tolist() == [[-1, 0], [1, 0]]
+
+
+def test_one_name_is_one_picture_whatever_its_last_bits() -> None:
+    twice = [Sample("amy", "1", vector(1, 0)), Sample("amy", "1", vector(1, 1e-7))]
+    others = [Sample("amy", "2", vector(0, 1)), *named([("bob", vector(n, -1)) for n in (1, 2)])]
+    made, omitted = training_set_of([*twice, *others], min_pictures=2, max_classes=2)
+    assert made.classes.tolist() == [0, 0, 1, 1]
+    assert omitted.repeated == (Repeated("amy", 1),)
+
+
+def test_a_label_whose_pictures_were_all_rejected_is_left_out() -> None:
+    samples = named([(label, vector(at, 1)) for at, label in enumerate("aabb")])
+    _, omitted = training_set_of(samples, min_pictures=2, max_classes=9, rejected={"b", "nobody"})
+    assert omitted.left_out == (LeftOut("nobody", 0),)
 
 
 def test_what_is_left_out_is_told() -> None:
@@ -162,7 +191,7 @@ def test_what_is_left_out_is_told() -> None:
         ("dan", vector(0.6, 0.8)),  # the same, so dan has one
         ("eve", vector(0.8, 0.6)),  # bob's and cid's
     ]
-    made, omitted = training_set_of(samples, min_pictures=2, max_classes=9)
+    made, omitted = training_set_of(named(samples), min_pictures=2, max_classes=9)
     assert made.labels == ("amy", "bob")
     assert made.classes.tolist() == [0, 0, 1, 1]
     assert (0.8, 0.6) not in map(tuple, made.embeddings.round(3).tolist())
@@ -205,7 +234,7 @@ def test_no_training_set(
 ) -> None:
     samples = [(label, vector(at, 1)) for at, label in enumerate(pictures)]
     with pytest.raises(InvalidTrainingSet, match=detail) as raised:
-        training_set_of(samples, min_pictures=min_pictures, max_classes=max_classes)
+        training_set_of(named(samples), min_pictures=min_pictures, max_classes=max_classes)
     assert raised.value.errors == tuple(
         {"label": label, "pictures": count, "outcome": outcome}
         for label, (count, outcome) in outcomes.items()
@@ -215,10 +244,10 @@ def test_no_training_set(
 def test_what_is_told_of_many_labels_is_bounded() -> None:
     samples = [(f"label-{n:04}", vector(n, 1)) for n in range(MAX_LISTED + 50)]
     with pytest.raises(InvalidTrainingSet, match="0 of 250 labels") as raised:
-        training_set_of(samples, min_pictures=2, max_classes=1000)
+        training_set_of(named(samples), min_pictures=2, max_classes=1000)
     assert len(raised.value.errors) == MAX_LISTED
     two = [(label, vector(at, -1)) for at, label in enumerate("aabb")]
-    _, omitted = training_set_of([*samples, *two], min_pictures=2, max_classes=9)
+    _, omitted = training_set_of(named([*samples, *two]), min_pictures=2, max_classes=9)
     told = omitted.told()["left_out"]
     assert (told["count"], len(told["items"])) == (MAX_LISTED + 50, MAX_LISTED)
 

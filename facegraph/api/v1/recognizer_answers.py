@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, cast
 
 from typing_extensions import TypedDict
+from yarl import URL
 
 from facegraph.api.schemas import Answer, Face, ImageSize
 from facegraph.api.v1.jobs import JobAnswer
@@ -26,16 +27,18 @@ class ModelFile(TypedDict):
 
 
 class NotificationAnswer(TypedDict):
-    """``problem``: what went wrong last."""
+    """``origin``: of the callback's address, whose rest may be a secret. ``problem``: what went
+    wrong last."""
 
-    url: str
+    origin: str
     state: Literal["waiting", "delivered", "given_up"]
     attempts: int
     problem: str | None
 
 
 class BriefRecognizer(Answer):
-    """``options``: what holds for the build. ``labels`` and ``model``: known once it is `ready`."""
+    """``options``: what holds for the build. ``label_count`` is 0, ``model`` null until it is
+    `ready`."""
 
     id: str
     name: str | None
@@ -47,7 +50,7 @@ class BriefRecognizer(Answer):
     contract_id: str
     collection: str | None
     options: dict[str, Any]
-    labels: list[str]
+    label_count: int
     model: ModelFile | None
     notification: NotificationAnswer | None
 
@@ -132,7 +135,8 @@ class RejectedPictures(Counted):
 
 
 class RecognizerAnswer(BriefRecognizer):
-    """``search``: its course so far; null where there is none. ``problem``: why it `failed`.
+    """``labels``: none until it is `ready`. ``search``: its course so far; null where there is
+    none. ``problem``: why it `failed`.
 
     What came of the build is null until it is `ready`: ``shape``, ``metrics``, ``pictures`` (that
     it was trained with), ``augmentation``, ``left_out`` (labels with too few pictures),
@@ -140,6 +144,7 @@ class RecognizerAnswer(BriefRecognizer):
     (pictures without a sample), ``collection_version`` (that it was built from).
     """
 
+    labels: list[str]
     search: SearchCourse | None
     shape: ShapeAnswer | None
     metrics: RecognizerMetrics | None
@@ -222,7 +227,7 @@ def brief(recognizer: Recognizer) -> BriefRecognizer:
         "contract_id": recognizer.contract_id,
         "collection": recognizer.collection_id,
         "options": dict(recognizer.options),
-        "labels": list(recognizer.labels),
+        "label_count": recognizer.label_count,
         "model": _model(recognizer),
         "notification": _notification(recognizer),
     }
@@ -232,6 +237,7 @@ def recognizer_answer(recognizer: Recognizer) -> RecognizerAnswer:
     course, outcome = recognizer.course, recognizer.outcome or {}
     return {
         **brief(recognizer),
+        "labels": list(recognizer.labels),
         "search": None if course is None else cast(SearchCourse, dict(course)),
         "shape": outcome.get("shape"),
         "metrics": outcome.get("metrics"),
@@ -241,7 +247,7 @@ def recognizer_answer(recognizer: Recognizer) -> RecognizerAnswer:
         "repeated": outcome.get("repeated"),
         "conflicts": outcome.get("conflicts"),
         "rejected": outcome.get("rejected"),
-        "collection_version": outcome.get("collection_version"),
+        "collection_version": None if recognizer.origin is None else recognizer.origin.version,
         "problem": None if recognizer.problem is None else dict(recognizer.problem),
     }
 
@@ -257,7 +263,7 @@ def _notification(recognizer: Recognizer) -> NotificationAnswer | None:
     if told is None:
         return None
     return {
-        "url": told.url,
+        "origin": str(URL(told.url).origin()),
         "state": told.state,
         "attempts": told.attempts,
         "problem": told.problem,

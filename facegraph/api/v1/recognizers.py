@@ -42,6 +42,9 @@ from facegraph.store import Recognizer
 
 log = logging.getLogger(__name__)
 
+MAX_DOWNLOADS = 8
+"""Models that are sent at a time; a slow client keeps its own place only."""
+
 ONNX = "application/octet-stream"
 
 
@@ -198,7 +201,10 @@ async def model(call: Call[NoParams]) -> Streamed:
         "content-disposition": f'attachment; filename="{recognizer.id}.onnx"',
         "etag": f'"{recognizer.model_sha256}"',
     }
-    return Streamed(_sent(pieces), ONNX, headers, lasts_s=call.service.tuning.video_timeout_s)
+    lasts_s = call.service.tuning.video_timeout_s
+    streamed = Streamed(_sent(pieces), ONNX, headers, lasts_s=lasts_s, aside=True)
+    streamed.held.enter_context(call.state.downloads.admit(MAX_DOWNLOADS))
+    return streamed
 
 
 async def _sent(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:

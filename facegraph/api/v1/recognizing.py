@@ -50,7 +50,8 @@ async def predict(call: Call[PredictParams]) -> PredictAnswer:
     threshold, by default the recognizer's own. `label` is the most probable for a `match`, else
     `unknown`.
 
-    Somebody who was erased from the collection that a recognizer was built from is told no more.
+    Nobody is told of whom anything was removed since from the collection that the recognizer was
+    built from.
     """
     params, service = call.params, call.service
     recognizer = await _usable(call)
@@ -103,7 +104,9 @@ async def _recognize(
     if not len(probes):
         return []
     with stage("recognize"):
-        found = await call.service.graph.recognize(recognizer.id, probes, threshold)
+        found = await call.service.graph.recognize(
+            recognizer.id, probes, threshold, call.service.tuning.margin
+        )
     known = await _still_known(call, recognizer, found)
     told = [_told(one, known, threshold) for one in found]
     for one in told:
@@ -116,10 +119,7 @@ async def _still_known(
 ) -> set[str]:
     """Those of the labels found who may be told."""
     labels = {candidate.label for one in found for candidate in one.candidates}
-    if recognizer.collection_id is None:
-        return labels
-    store = call.service.store
-    return await store.recognizers.present(recognizer.collection_id, sorted(labels))
+    return await call.service.store.recognizers.present(recognizer, sorted(labels))
 
 
 def _told(found: Recognized, known: set[str], threshold: float) -> Recognition:
