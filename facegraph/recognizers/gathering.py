@@ -17,7 +17,6 @@ from facegraph.bulk.sampling import Known, Outcome, Rules, Sampler
 from facegraph.errors import (
     ConfigError,
     ContractMismatch,
-    FacegraphError,
     InvalidRequest,
     InvalidTrainingSet,
     Unavailable,
@@ -32,9 +31,7 @@ from facegraph.recognizers.training_set import Sample
 from facegraph.service import Service
 from facegraph.store import Origin
 
-PASSING = frozenset(
-    (FacegraphError.code, Unavailable.code, *(kind.code for kind in Unavailable.__subclasses__()))
-)
+PASSING = frozenset((Unavailable.code, *(kind.code for kind in Unavailable.__subclasses__())))
 """Codes of rejections that are no picture's fault."""
 
 INVALID_LABEL = "invalid_label"

@@ -13,7 +13,7 @@ import pytest
 
 from facegraph import tasks
 from facegraph.config import JobsTuning
-from facegraph.errors import RecognizerNotFound
+from facegraph.errors import ModelUnavailable, RecognizerNotFound
 from facegraph.jobs import Worker
 from facegraph.recognizers.building import handlers
 from facegraph.recognizers.evaluating import Evaluate, OpenEvaluate, Score, Task, in_process
@@ -21,6 +21,7 @@ from facegraph.recognizers.predicting import Predictor
 from facegraph.recognizers.shapes import DEFAULT, Shape
 from facegraph.service import Service
 from facegraph.store.records import Recognizer
+from facegraph.types import Detection
 from tests.fake_graph import picture, variant, variant_of
 
 pytestmark = pytest.mark.api
@@ -181,6 +182,42 @@ async def test_from_a_collection(client: httpx.AsyncClient, service: Service) ->
     assert ready.outcome["pictures"] == 6
     assert ready.origin is not None
     assert (ready.origin.collection_id, ready.origin.version) == ("default", 2)
+
+
+async def test_who_cannot_be_told_is_left_out_and_told_so(
+    client: httpx.AsyncClient, service: Service
+) -> None:
+    """A subject whose id is what answers say of strangers."""
+    for who, name in enumerate(["ada", "bob", "unknown"]):
+        sent = [("images", (f"{n}.png", variant(n, who), "image/png")) for n in (1, 2)]
+        await client.post("/v1/collections/default/subjects", files=sent, data={"id": name})
+    answer = await client.post(RECOGNIZERS, json={"collection": "default", "optimize": False})
+    ready = await built(service, answer)
+    assert ready.labels == ("ada", "bob")
+    assert ready.outcome is not None
+    assert ready.outcome["rejected"]["by_code"] == {"invalid_label": 2}
+    assert ready.outcome["left_out"]["items"] == [{"label": "unknown", "pictures": 0}]
+
+
+async def test_a_part_of_the_service_that_is_away_costs_nobody_his_place(
+    client: httpx.AsyncClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The build begins anew, rather than without those whose pictures it could not see."""
+    monkeypatch.setattr("facegraph.bulk.sampling.RETRIES", 0)
+    monkeypatch.setattr("facegraph.jobs.RETRY_AFTER_S", 0.01)
+    detect, away = service.graph.detect, [ModelUnavailable("replicas are being replaced")]
+
+    async def fake_detect(image: bytes, **options: Any) -> Detection:
+        if away:
+            raise away.pop()
+        return await detect(image, **options)
+
+    monkeypatch.setattr(service.graph, "detect", fake_detect)
+    sent = files(*people(3, 2))
+    ready = await built(service, await client.post(RECOGNIZERS, **sent, data={"optimize": "0"}))
+    assert ready.labels == ("person-0", "person-1", "person-2")
+    assert ready.outcome is not None
+    assert (ready.outcome["pictures"], ready.outcome["rejected"]["count"]) == (6, 0)
 
 
 @pytest.mark.parametrize(
