@@ -22,7 +22,7 @@ from facegraph.recognizers.evaluating import (
 )
 from facegraph.recognizers.exporting import ModelCard, export
 from facegraph.recognizers.options import BuildOptions
-from facegraph.recognizers.predicting import Predictor
+from facegraph.recognizers.predictor import Predictor
 from facegraph.recognizers.reporting import confusions, report_png
 from facegraph.recognizers.shapes import DEFAULT, Shape
 from facegraph.recognizers.splitting import fold_count, held_out, stratified_folds

@@ -17,7 +17,7 @@ from facegraph.errors import ModelUnavailable, RecognizerNotFound
 from facegraph.jobs import Worker
 from facegraph.recognizers.building import handlers
 from facegraph.recognizers.evaluating import Evaluate, OpenEvaluate, Score, Task, in_process
-from facegraph.recognizers.predicting import Predictor
+from facegraph.recognizers.predictor import Predictor
 from facegraph.recognizers.shapes import DEFAULT, Shape
 from facegraph.service import Service
 from facegraph.store.records import Recognizer

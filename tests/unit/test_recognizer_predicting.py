@@ -22,7 +22,8 @@ from facegraph.errors import (
 )
 from facegraph.recognizers import predicting
 from facegraph.recognizers.exporting import ModelCard, export
-from facegraph.recognizers.predicting import Predictor, RecognizerWorker
+from facegraph.recognizers.predicting import RecognizerWorker
+from facegraph.recognizers.predictor import Predictor
 from facegraph.recognizers.shapes import Shape
 from facegraph.recognizers.training_set import TrainingSet
 from facegraph.types import Decision, FloatArray, Recognized
