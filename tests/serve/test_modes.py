@@ -128,6 +128,7 @@ def test_the_graph_describes_each_replica(mode: Mode) -> None:
         "matcher": 2 if mode.name == "fast" else 1,
         "segmenter": 1,
         "captioner": 1,
+        "recognizer": 1,
         "jobs": 1,
     }
 
