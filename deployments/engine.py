@@ -16,33 +16,25 @@ class Worker(Protocol):
     """What :mod:`facegraph.workers` and :mod:`facegraph.vision` bring."""
 
     def check(self) -> None: ...
-    def reconfigure(self, tuning: Any, /) -> None: ...
     def describe(self) -> dict[str, Any]: ...
     def read_load(self) -> dict[str, float]: ...
     async def close(self) -> None: ...
 
 
+class TunedWorker(Worker, Protocol):
+    """One whose numbers change while it runs."""
+
+    def reconfigure(self, tuning: Any, /) -> None: ...
+
+
 W = TypeVar("W", bound=Worker)
+T = TypeVar("T", bound=TunedWorker)
 
 
-class Engine(Generic[W]):
-    """Base of a deployment that wraps one worker."""
+class Replica(Generic[W]):
+    """Base of a deployment that wraps one worker: its health, its load, what it tells."""
 
-    tuning: ClassVar[type[BaseModel]]
     _worker: W
-
-    def _open(
-        self, worker: Callable[..., W], settings: Settings, resources: EngineResources
-    ) -> None:
-        self._worker = worker(
-            settings,
-            self.tuning(),
-            threads=resources.threads,
-            gpu_memory_bytes=resources.gpu_memory_bytes,
-        )
-
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
-        self._worker.reconfigure(parse(self.tuning, user_config))
 
     def check_health(self) -> None:
         self._worker.check()
@@ -56,3 +48,22 @@ class Engine(Generic[W]):
 
     async def __del__(self) -> None:
         await self._worker.close()
+
+
+class Engine(Replica[T]):
+    """Base of one whose worker runs a model under a tuning."""
+
+    tuning: ClassVar[type[BaseModel]]
+
+    def _open(
+        self, worker: Callable[..., T], settings: Settings, resources: EngineResources
+    ) -> None:
+        self._worker = worker(
+            settings,
+            self.tuning(),
+            threads=resources.threads,
+            gpu_memory_bytes=resources.gpu_memory_bytes,
+        )
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        self._worker.reconfigure(parse(self.tuning, user_config))

@@ -11,7 +11,8 @@ from typing import Any
 from ray import serve
 
 from deployments.arguments import CpuResources
-from deployments.startup import DID_NOT_START, replica_id, reported
+from deployments.engine import Replica
+from deployments.startup import DID_NOT_START, reported
 from facegraph.config import Settings
 from facegraph.errors import DatabaseError, StoreUnavailable
 from facegraph.recognizers.predicting import RecognizerWorker
@@ -21,7 +22,7 @@ from facegraph.types import FloatArray, Recognized
 LEAST_CONNECTIONS = 2
 
 
-class Recognizer:
+class Recognizer(Replica[RecognizerWorker]):
     """Every replica loads what it is asked for; Serve sends a request to one that has its model.
 
     Models are read from the store when they are loaded: a replica nobody asks has no connection.
@@ -44,19 +45,6 @@ class Recognizer:
 
     async def forget(self, recognizer_id: str) -> None:
         self._worker.forget(recognizer_id)
-
-    def check_health(self) -> None:
-        self._worker.check()
-
-    async def record_autoscaling_stats(self) -> dict[str, float]:
-        """See :meth:`deployments.engine.Engine.record_autoscaling_stats`."""
-        return self._worker.read_load()
-
-    async def describe(self) -> dict[str, Any]:
-        return {"replica": replica_id(), **self._worker.describe()}
-
-    async def __del__(self) -> None:
-        await self._worker.close()
 
     async def _read(self, recognizer_id: str) -> bytes:
         try:

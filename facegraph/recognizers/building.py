@@ -128,12 +128,11 @@ async def _chosen(
         await work.progress(GATHERED + (SEARCHED - GATHERED) * share, told)
         await _publish(store, work, course)
 
+    await work.progress(GATHERED, "evaluating the default shape")
     if not options.optimize:
-        await work.progress(GATHERED, "evaluating the default shape")
         async with open_evaluate(task) as evaluate:
             (default,) = [score async for score in evaluate([DEFAULT])]
         return Chosen(default, default, None)
-    await work.progress(GATHERED, "evaluating the default shape")
     found = await search(
         task,
         open_evaluate,

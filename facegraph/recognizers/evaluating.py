@@ -71,8 +71,9 @@ Evaluate = Callable[[Sequence[Shape]], AsyncGenerator[Score]]
 """The scores of shapes, in any order, each as soon as it is known. Closing it stops the rest."""
 
 OpenEvaluate = Callable[[Task], AbstractAsyncContextManager[Evaluate]]
-"""The seam of a search: who evaluates. ``in_process`` does so in a thread; ``deployments/jobs.py``
-in Ray tasks, so that a cluster makes it faster. Raises FacegraphError."""
+"""The seam of a search: who evaluates. ``in_process`` does so in a thread;
+``deployments/evaluations.py`` in Ray tasks, so that a cluster makes it faster. Raises
+FacegraphError."""
 
 
 def evaluate(task: Task, shape: Shape) -> Score:
